@@ -1,0 +1,351 @@
+/* SPDX-License-Identifier: ((GPL-2.0 WITH Linux-syscall-note) OR MIT) */
+/*
+ * upreempt: stop, inspect, redirect and resume the threads of a program
+ *
+ * Object model
+ * ------------
+ * Opening /dev/upreempt makes a *domain*: a set of threads of the opening
+ * process. UPREEMPT_IOC_SETUP gives it its shared memory, each thread that
+ * shall be reached registers itself with UPREEMPT_IOC_REGISTER and gets a
+ * *slot* of that memory. A *request* (UPREEMPT_IOC_REQUEST) asks one thing of
+ * one thread and ends in exactly one typed *outcome*.
+ *
+ * Lifetime is the file. A registration ends at UNREGISTER, at the thread's
+ * exit, at exec, and at the last close of the file. fork() inherits neither
+ * the mapping nor a registration. A process that was handed the file may make
+ * requests; only threads of the opener's thread group can be registered, and
+ * only by themselves.
+ *
+ * Conventions
+ * -----------
+ * Every argument begins with its size in bytes. A shorter struct than this
+ * header's is completed with zeros; a longer one is accepted when the rest is
+ * zero (E2BIG otherwise). Unknown flags and non-zero reserved words are EINVAL.
+ * Times are CLOCK_MONOTONIC nanoseconds, deadlines are absolute, 0 is "none".
+ * 32-bit callers get ENOTTY.
+ *
+ * The shared memory
+ * -----------------
+ * One mmap() of the whole (offset 0, length upreempt_setup.mmap_size,
+ * MAP_SHARED, PROT_READ|PROT_WRITE):
+ *
+ *	0            struct upreempt_header
+ *	slots_off    struct upreempt_slot [nr_slots]
+ *	ring_off     struct upreempt_event [nr_events]
+ *	gate_off     one page that is never populated: the gate of stopped threads
+ *
+ * Whatever a program writes there can mislead only that program.
+ */
+#ifndef _UAPI_LINUX_UPREEMPT_H
+#define _UAPI_LINUX_UPREEMPT_H
+
+#include <linux/ioctl.h>
+#include <linux/types.h>
+
+#define UPREEMPT_ABI_VERSION	1
+#define UPREEMPT_DEVICE		"/dev/upreempt"
+
+/* Values of upreempt_request.kind */
+enum upreempt_kind {
+	UPREEMPT_SAMPLE		= 1,	/* the registers, nothing is held */
+	UPREEMPT_STOP		= 2,	/* hold the thread until UPREEMPT_IOC_RELEASE */
+	UPREEMPT_REDIRECT	= 3,	/* enter the landing, then go on */
+	UPREEMPT_KIND_MAX
+};
+
+/* How a request ended */
+enum upreempt_outcome {
+	UPREEMPT_PENDING	= 0,	/* not final yet */
+	UPREEMPT_LANDED		= 1,	/* stopped, sampled or redirected at the PC in regs.rip */
+	UPREEMPT_COOPERATED	= 2,	/* the thread came by itself */
+	UPREEMPT_BLOCKED	= 3,	/* in a system call: regs are that call's frame */
+	UPREEMPT_UNSAFE		= 4,	/* refused or deadline passed: see reason and regs.rip */
+	UPREEMPT_GONE		= 5,	/* exited, execed or unregistered */
+	UPREEMPT_CANCELLED	= 6,	/* by UPREEMPT_IOC_CANCEL or the end of the domain */
+	UPREEMPT_OUTCOME_MAX
+};
+
+/* Why a request was deferred, and for UPREEMPT_UNSAFE why it ended */
+enum upreempt_reason {
+	UPREEMPT_R_NONE		= 0,
+	UPREEMPT_R_NOT_RUN	= 1,	/* runnable, but no CPU ran it before the deadline */
+	UPREEMPT_R_IN_SYSCALL	= 2,	/* REDIRECT: will land at the call's return */
+	UPREEMPT_R_RSEQ		= 3,	/* inside a restartable sequence */
+	UPREEMPT_R_RSEQ_FAULT	= 4,	/* the rseq area could not be read without a fault */
+	UPREEMPT_R_SIGNAL_FRAME	= 5,	/* a signal handler was entered on this very return */
+	UPREEMPT_R_SIGNAL_STACK	= 6,	/* on the alternate signal stack */
+	UPREEMPT_R_LANDING	= 7,	/* inside the landing or the resume code */
+	UPREEMPT_R_SLOT_BUSY	= 8,	/* the slot's registers were not taken over yet */
+	UPREEMPT_R_DISABLED	= 9,	/* slot.nopreempt is not zero */
+	UPREEMPT_R_OFF		= 10,	/* switched off (slot.off or header.off): final at once */
+	UPREEMPT_R_STACK_BOUNDS	= 11,	/* sp outside the registered stack: final at once */
+	UPREEMPT_R_STACK_ROOM	= 12,	/* less than stack_need below sp: final at once */
+	UPREEMPT_R_NOT_64BIT	= 13,	/* 32-bit or LDT code segment */
+	UPREEMPT_R_SINGLE_STEP	= 14,	/* a debugger is stepping the thread */
+	UPREEMPT_R_UPROBE	= 15,	/* a uprobe's instruction runs out of line */
+	UPREEMPT_R_KERNEL_IP	= 16,	/* PC above the user range (vsyscall) */
+	UPREEMPT_R_RING_FULL	= 17,	/* the record that was asked for found no room */
+	UPREEMPT_R_HELD		= 18,	/* another STOP holds the thread */
+	UPREEMPT_R_NO_GATE	= 19,	/* the mapping that holds the gate is gone: final at once */
+	UPREEMPT_R_EXCEPTION	= 20,	/* in a page fault or another exception in the kernel */
+	UPREEMPT_REASON_MAX
+};
+
+/* What the thread's saved user frame was */
+enum upreempt_frame {
+	UPREEMPT_FRAME_NONE	= 0,	/* regs are not valid */
+	UPREEMPT_FRAME_USER	= 1,	/* interrupted in user mode: every register is exact */
+	UPREEMPT_FRAME_SYSCALL	= 2,	/* in a system call: rax is undefined, rcx and r11 hold PC and flags */
+};
+
+/*
+ * A thread's general registers. rip is the next instruction to be run.
+ * fs_base, gs_base, orig_rax and sigmask are for reading only: resuming
+ * ignores them.
+ */
+struct upreempt_regs {
+	__u64 r15, r14, r13, r12, rbp, rbx, r11, r10;
+	__u64 r9, r8, rax, rcx, rdx, rsi, rdi, rsp;
+	__u64 rip, rflags, orig_rax, fs_base, gs_base;
+	__u64 sigmask;			/* blocked signals, bit n-1 for signal n */
+	__u64 reserved[2];
+};
+
+/* One outcome: a record of the event ring, and what waiting returns */
+struct upreempt_event {
+	__u64 seq;			/* request id, rising in the domain, never 0 */
+	__u64 cookie;			/* upreempt_request.cookie */
+	__u64 request_ns;		/* when the request was accepted */
+	__u64 final_ns;			/* when it became final */
+	__u32 slot;
+	__u32 tid;			/* in the pid namespace of the thread */
+	__u16 kind;			/* enum upreempt_kind */
+	__u16 outcome;			/* enum upreempt_outcome */
+	__u16 reason;			/* enum upreempt_reason */
+	__u16 frame;			/* enum upreempt_frame: what regs are */
+	__u32 attempts;			/* hook visits that could not grant it */
+	__u32 cpu;			/* where it became final */
+	__u64 reserved;
+	struct upreempt_regs regs;
+};
+
+#define UPREEMPT_CACHELINE	64
+
+/*
+ * The head of the shared memory. Words are grouped by writer on cache lines of
+ * their own; every word is accessed whole (aligned 32 or 64 bits).
+ *
+ * The ring: head and tail count records and never wrap back; record i is at
+ * index i & (nr_events - 1).
+ *
+ *	kernel (any CPU, one at a time)		consumer (one thread at a time)
+ *	D: load-acquire tail, room?		B: load-acquire head, any?
+ *	   write the record			   read the record
+ *	A: store-release head			C: store-release tail
+ *
+ * A pairs with B: a record that is seen is whole. C pairs with D: a record is
+ * overwritten only after it was read.
+ */
+struct upreempt_header {
+	/* set by SETUP, constant */
+	__u32 abi_version;
+	__u32 nr_slots;
+	__u32 nr_events;
+	__u32 slot_size;
+	__u64 slots_off;
+	__u64 ring_off;
+	__u64 gate_off;
+	__u64 mmap_size;
+	__u64 reserved0[2];
+	/* written by the kernel */
+	__u64 head;			/* A, B */
+	__u64 dropped;			/* outcomes that found the ring full */
+	__u64 reserved1[6];
+	/* written by the consumer */
+	__u64 tail;			/* C, D */
+	__u64 reserved2[7];
+	/* written by the program */
+	__u32 off;			/* not 0: every new request ends UNSAFE/OFF */
+	__u32 reserved3[15];
+};
+
+/*
+ * One registered thread. The first line is written by the kernel, the second
+ * by the thread, the third by both as stated.
+ */
+struct upreempt_slot {
+	/* written by the kernel */
+	__u32 pending;			/* not 0: a request waits; see UPREEMPT_IOC_CHECK */
+	__u32 tid;			/* 0: free */
+	__u64 done_seq;			/* seq of the request that became final last */
+	__u32 done_outcome;		/* its outcome; stored before done_seq */
+	__u32 held;			/* STOP requests that hold the thread */
+	__u64 reserved0[5];
+	/* written by the thread */
+	__u32 nopreempt;		/* not 0: REDIRECT and STOP are deferred (R_DISABLED) */
+	__u32 off;			/* not 0: every new request ends UNSAFE/OFF */
+	__u64 user[7];			/* the library's */
+	/* the hand-over of a REDIRECT */
+	__u32 busy;			/* kernel: 1 when regs are valid; landing: 0 when it took them */
+	__u32 reserved1;
+	__u64 seq;			/* of the request that redirected */
+	__u64 cookie;
+	__u64 request_ns;
+	__u64 landed_ns;
+	__u64 reserved2[3];
+	struct upreempt_regs regs;	/* written by the kernel, valid while busy */
+	__u64 reserved3[16];
+};
+
+/* Feature bits of upreempt_query.features */
+#define UPREEMPT_F_SAMPLE	(1ULL << 0)	/* kind SAMPLE */
+#define UPREEMPT_F_STOP		(1ULL << 1)	/* kind STOP, RELEASE, the gate */
+#define UPREEMPT_F_REDIRECT	(1ULL << 2)	/* kind REDIRECT, the landing */
+#define UPREEMPT_F_RESUME	(1ULL << 3)	/* UPREEMPT_IOC_RESUME */
+#define UPREEMPT_F_RING		(1ULL << 4)	/* event ring, poll, eventfd */
+#define UPREEMPT_F_RSEQ		(1ULL << 5)	/* rseq sections are never split */
+#define UPREEMPT_F_BTF		(1ULL << 6)	/* the module carries BTF: tp_btf works */
+#define UPREEMPT_F_INJECT	(1ULL << 7)	/* a test build with inject points */
+
+struct upreempt_query {
+	__u32 size;
+	__u32 abi_version;		/* out */
+	__u64 features;			/* out */
+	__u32 max_slots;		/* out */
+	__u32 max_events;		/* out */
+	__u32 max_requests;		/* out: outstanding requests on one thread */
+	__u32 slot_size;		/* out */
+	__u64 landing_max;		/* out: largest landing_end - landing */
+	__u64 reserved[4];		/* out: 0 */
+};
+
+struct upreempt_setup {
+	__u32 size;
+	__u32 flags;			/* 0 */
+	__u32 nr_slots;			/* 1 .. max_slots */
+	__u32 nr_events;		/* power of two, 16 .. max_events */
+	__u64 mmap_size;		/* out, all */
+	__u64 slots_off;
+	__u64 ring_off;
+	__u64 gate_off;
+	__u64 reserved[2];		/* 0 */
+};
+
+#define UPREEMPT_ANY_SLOT	(~0U)
+#define UPREEMPT_ALL_SLOTS	(~0U)
+
+/*
+ * The landing is entered as if called asynchronously: rdi = arg, rsi = seq of
+ * the request, rsp = (interrupted rsp - 128) rounded down to 16, DF TF RF AC
+ * clear, every other register as interrupted (the slot has all of them).
+ * [landing, landing_end) also holds the code that resumes: a thread found in
+ * it is left alone until it is out. landing 0: the thread takes no REDIRECT.
+ */
+struct upreempt_register {
+	__u32 size;
+	__u32 flags;			/* 0 */
+	__u32 slot;			/* in: index or ANY_SLOT; out: index */
+	__u32 tid;			/* out */
+	__u64 landing;
+	__u64 landing_end;
+	__u64 arg;
+	__u64 stack_lo;			/* both 0: the stack is not checked */
+	__u64 stack_hi;
+	__u32 stack_need;		/* bytes a landing needs below rsp - 128 */
+	__u32 reserved32;		/* 0 */
+	__u64 reserved[3];		/* 0 */
+};
+
+#define UPREEMPT_REQ_WAIT	(1U << 0)	/* return when it is final */
+#define UPREEMPT_REQ_RING	(1U << 1)	/* report the outcome in the event ring */
+#define UPREEMPT_REQ_OR_BLOCKED	(1U << 2)	/* REDIRECT: end BLOCKED in a system call */
+
+/*
+ * Without WAIT and RING the outcome is kept until UPREEMPT_IOC_WAIT takes it;
+ * such requests count among the max_requests of the thread. When WAIT is broken
+ * by a signal (EINTR) the request goes on and seq is valid: WAIT for it or
+ * CANCEL it.
+ */
+struct upreempt_request {
+	__u32 size;
+	__u32 flags;			/* UPREEMPT_REQ_* */
+	__u32 kind;			/* enum upreempt_kind */
+	__u32 slot;
+	__u64 cookie;			/* the caller's, comes back in the event */
+	__u64 deadline_ns;		/* absolute; 0: none */
+	__u64 seq;			/* out */
+	__u64 reserved[3];		/* 0 */
+	struct upreempt_event event;	/* out, with WAIT */
+};
+
+struct upreempt_wait {
+	__u32 size;
+	__u32 slot;
+	__u64 seq;
+	__u64 deadline_ns;		/* of the waiting (ETIMEDOUT); 0: none; 1: do not wait */
+	__u64 reserved;			/* 0 */
+	struct upreempt_event event;	/* out */
+};
+
+/* Names a thread's request (CANCEL, RELEASE) or a thread (UNREGISTER: seq 0) */
+struct upreempt_ref {
+	__u32 size;
+	__u32 slot;
+	__u64 seq;
+};
+
+struct upreempt_resume {
+	__u32 size;
+	__u32 slot;
+	struct upreempt_regs regs;
+};
+
+struct upreempt_eventfd {
+	__u32 size;
+	__s32 fd;			/* -1: no longer */
+};
+
+struct upreempt_stats {
+	__u32 size;
+	__u32 slot;			/* in: index, or ALL_SLOTS: the domain, past threads included */
+	__u32 tid;			/* out; 0 for the domain */
+	__u32 threads;			/* out: registered now */
+	__u64 kinds[8];			/* out: requests by enum upreempt_kind */
+	__u64 outcomes[8];		/* out: by enum upreempt_outcome */
+	__u64 deferrals[32];		/* out: by enum upreempt_reason */
+	__u64 ipis;			/* out: sent */
+	__u64 hooks;			/* out: visits of the hook */
+	__u64 gated;			/* out: times a thread was held at the gate */
+	__u64 resumes;			/* out: kernel resumes */
+	__u64 dropped;			/* out: ring records */
+	__u64 reserved[3];
+};
+
+#define UPREEMPT_IOC_MAGIC	0xb7
+
+/* QUERY: what this module can do. No state needed. */
+#define UPREEMPT_IOC_QUERY	_IOWR(UPREEMPT_IOC_MAGIC, 0x40, struct upreempt_query)
+/* SETUP: once for a domain, by the opener. EBUSY: was done. EPERM: another process. */
+#define UPREEMPT_IOC_SETUP	_IOWR(UPREEMPT_IOC_MAGIC, 0x41, struct upreempt_setup)
+/* REGISTER the calling thread. EBUSY: slot taken. EEXIST: is registered. ENOSPC: no free slot. */
+#define UPREEMPT_IOC_REGISTER	_IOWR(UPREEMPT_IOC_MAGIC, 0x42, struct upreempt_register)
+/* UNREGISTER the calling thread. EPERM: the slot is another thread's. ESRCH: nobody's. */
+#define UPREEMPT_IOC_UNREGISTER	_IOW(UPREEMPT_IOC_MAGIC, 0x43, struct upreempt_ref)
+/* REQUEST. ESRCH: no thread in that slot. EAGAIN: max_requests are outstanding. EDEADLK: STOP of oneself. */
+#define UPREEMPT_IOC_REQUEST	_IOWR(UPREEMPT_IOC_MAGIC, 0x44, struct upreempt_request)
+/* WAIT for a request made without RING. ENOENT: no such request. ETIMEDOUT: still pending. */
+#define UPREEMPT_IOC_WAIT	_IOWR(UPREEMPT_IOC_MAGIC, 0x45, struct upreempt_wait)
+/* CANCEL. ENOENT: no such request. EALREADY: it is final. */
+#define UPREEMPT_IOC_CANCEL	_IOW(UPREEMPT_IOC_MAGIC, 0x46, struct upreempt_ref)
+/* RELEASE a STOP (pending ones are cancelled). ENOENT: no such STOP. */
+#define UPREEMPT_IOC_RELEASE	_IOW(UPREEMPT_IOC_MAGIC, 0x47, struct upreempt_ref)
+/* RESUME: load the registers into the calling, registered thread; does not return when it worked. */
+#define UPREEMPT_IOC_RESUME	_IOW(UPREEMPT_IOC_MAGIC, 0x48, struct upreempt_resume)
+/* EVENTFD: add 1 to it when records come into an awaited ring. */
+#define UPREEMPT_IOC_EVENTFD	_IOW(UPREEMPT_IOC_MAGIC, 0x49, struct upreempt_eventfd)
+/* STATS of a thread or of the domain. */
+#define UPREEMPT_IOC_STATS	_IOWR(UPREEMPT_IOC_MAGIC, 0x4a, struct upreempt_stats)
+/* CHECK: deliver what is pending for the calling thread at this call's return. */
+#define UPREEMPT_IOC_CHECK	_IO(UPREEMPT_IOC_MAGIC, 0x4b)
+
+#endif /* _UAPI_LINUX_UPREEMPT_H */

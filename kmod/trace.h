@@ -1,0 +1,228 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Tracepoints: one for each stage of a request and one for each refusal, so
+ * that a BPF program (tp_btf/upreempt_*) or trace-cmd can follow it.
+ *
+ *	upreempt_request   accepted, by the requester
+ *	upreempt_ipi       an IPI was sent to the CPU that runs the thread
+ *	upreempt_arm       the hook was armed (by IPI, sched_in, ...)
+ *	upreempt_defer     the hook could not grant it now, with the reason
+ *	upreempt_deliver   the hook granted it: captured, redirected or gated
+ *	upreempt_outcome   final
+ *	upreempt_gate      a thread is held (enter) or goes on (leave)
+ *	upreempt_resume    registers were loaded through the kernel
+ *	upreempt_refuse    an ioctl was refused, with its errno
+ */
+#undef TRACE_SYSTEM
+#define TRACE_SYSTEM upreempt
+
+#if !defined(_UPREEMPT_TRACE_H) || defined(TRACE_HEADER_MULTI_READ)
+#define _UPREEMPT_TRACE_H
+
+#include <linux/tracepoint.h>
+#include <linux/upreempt.h>
+
+#define up_show_kind(k)						\
+	__print_symbolic(k,					\
+		{ UPREEMPT_SAMPLE,	"SAMPLE" },		\
+		{ UPREEMPT_STOP,	"STOP" },		\
+		{ UPREEMPT_REDIRECT,	"REDIRECT" })
+
+#define up_show_outcome(o)					\
+	__print_symbolic(o,					\
+		{ UPREEMPT_PENDING,	"PENDING" },		\
+		{ UPREEMPT_LANDED,	"LANDED" },		\
+		{ UPREEMPT_COOPERATED,	"COOPERATED" },		\
+		{ UPREEMPT_BLOCKED,	"BLOCKED" },		\
+		{ UPREEMPT_UNSAFE,	"UNSAFE" },		\
+		{ UPREEMPT_GONE,	"GONE" },		\
+		{ UPREEMPT_CANCELLED,	"CANCELLED" })
+
+TRACE_EVENT(upreempt_request,
+	TP_PROTO(u32 domain, u32 tid, u64 seq, u32 kind, u64 cookie),
+	TP_ARGS(domain, tid, seq, kind, cookie),
+	TP_STRUCT__entry(
+		__field(u32, domain)
+		__field(u32, tid)
+		__field(u64, seq)
+		__field(u32, kind)
+		__field(u64, cookie)
+	),
+	TP_fast_assign(
+		__entry->domain = domain;
+		__entry->tid = tid;
+		__entry->seq = seq;
+		__entry->kind = kind;
+		__entry->cookie = cookie;
+	),
+	TP_printk("domain=%u tid=%u seq=%llu kind=%s cookie=0x%llx",
+		  __entry->domain, __entry->tid, __entry->seq,
+		  up_show_kind(__entry->kind), __entry->cookie)
+);
+
+TRACE_EVENT(upreempt_ipi,
+	TP_PROTO(u32 domain, u32 tid, int cpu, int ret),
+	TP_ARGS(domain, tid, cpu, ret),
+	TP_STRUCT__entry(
+		__field(u32, domain)
+		__field(u32, tid)
+		__field(int, cpu)
+		__field(int, ret)
+	),
+	TP_fast_assign(
+		__entry->domain = domain;
+		__entry->tid = tid;
+		__entry->cpu = cpu;
+		__entry->ret = ret;
+	),
+	TP_printk("domain=%u tid=%u cpu=%d ret=%d",
+		  __entry->domain, __entry->tid, __entry->cpu, __entry->ret)
+);
+
+TRACE_EVENT(upreempt_arm,
+	TP_PROTO(u32 domain, u32 tid, u32 from),
+	TP_ARGS(domain, tid, from),
+	TP_STRUCT__entry(
+		__field(u32, domain)
+		__field(u32, tid)
+		__field(u32, from)
+	),
+	TP_fast_assign(
+		__entry->domain = domain;
+		__entry->tid = tid;
+		__entry->from = from;
+	),
+	TP_printk("domain=%u tid=%u from=%s", __entry->domain, __entry->tid,
+		  __print_symbolic(__entry->from, { 0, "self" }, { 1, "ipi" },
+				   { 2, "sched_in" }, { 3, "timer" }, { 4, "gate" }))
+);
+
+TRACE_EVENT(upreempt_defer,
+	TP_PROTO(u32 domain, u32 tid, u64 seq, u32 kind, u32 reason, u64 ip),
+	TP_ARGS(domain, tid, seq, kind, reason, ip),
+	TP_STRUCT__entry(
+		__field(u32, domain)
+		__field(u32, tid)
+		__field(u64, seq)
+		__field(u32, kind)
+		__field(u32, reason)
+		__field(u64, ip)
+	),
+	TP_fast_assign(
+		__entry->domain = domain;
+		__entry->tid = tid;
+		__entry->seq = seq;
+		__entry->kind = kind;
+		__entry->reason = reason;
+		__entry->ip = ip;
+	),
+	TP_printk("domain=%u tid=%u seq=%llu kind=%s reason=%u ip=0x%llx",
+		  __entry->domain, __entry->tid, __entry->seq,
+		  up_show_kind(__entry->kind), __entry->reason, __entry->ip)
+);
+
+TRACE_EVENT(upreempt_deliver,
+	TP_PROTO(u32 domain, u32 tid, u64 seq, u32 kind, u64 ip),
+	TP_ARGS(domain, tid, seq, kind, ip),
+	TP_STRUCT__entry(
+		__field(u32, domain)
+		__field(u32, tid)
+		__field(u64, seq)
+		__field(u32, kind)
+		__field(u64, ip)
+	),
+	TP_fast_assign(
+		__entry->domain = domain;
+		__entry->tid = tid;
+		__entry->seq = seq;
+		__entry->kind = kind;
+		__entry->ip = ip;
+	),
+	TP_printk("domain=%u tid=%u seq=%llu kind=%s ip=0x%llx",
+		  __entry->domain, __entry->tid, __entry->seq,
+		  up_show_kind(__entry->kind), __entry->ip)
+);
+
+TRACE_EVENT(upreempt_outcome,
+	TP_PROTO(u32 domain, u32 tid, u64 seq, u32 kind, u32 outcome, u32 reason, u64 ns),
+	TP_ARGS(domain, tid, seq, kind, outcome, reason, ns),
+	TP_STRUCT__entry(
+		__field(u32, domain)
+		__field(u32, tid)
+		__field(u64, seq)
+		__field(u32, kind)
+		__field(u32, outcome)
+		__field(u32, reason)
+		__field(u64, ns)
+	),
+	TP_fast_assign(
+		__entry->domain = domain;
+		__entry->tid = tid;
+		__entry->seq = seq;
+		__entry->kind = kind;
+		__entry->outcome = outcome;
+		__entry->reason = reason;
+		__entry->ns = ns;
+	),
+	TP_printk("domain=%u tid=%u seq=%llu kind=%s outcome=%s reason=%u ns=%llu",
+		  __entry->domain, __entry->tid, __entry->seq,
+		  up_show_kind(__entry->kind), up_show_outcome(__entry->outcome),
+		  __entry->reason, __entry->ns)
+);
+
+TRACE_EVENT(upreempt_gate,
+	TP_PROTO(u32 domain, u32 tid, bool enter, u64 ip),
+	TP_ARGS(domain, tid, enter, ip),
+	TP_STRUCT__entry(
+		__field(u32, domain)
+		__field(u32, tid)
+		__field(bool, enter)
+		__field(u64, ip)
+	),
+	TP_fast_assign(
+		__entry->domain = domain;
+		__entry->tid = tid;
+		__entry->enter = enter;
+		__entry->ip = ip;
+	),
+	TP_printk("domain=%u tid=%u %s ip=0x%llx", __entry->domain, __entry->tid,
+		  __entry->enter ? "enter" : "leave", __entry->ip)
+);
+
+TRACE_EVENT(upreempt_resume,
+	TP_PROTO(u32 domain, u32 tid, u64 ip),
+	TP_ARGS(domain, tid, ip),
+	TP_STRUCT__entry(
+		__field(u32, domain)
+		__field(u32, tid)
+		__field(u64, ip)
+	),
+	TP_fast_assign(
+		__entry->domain = domain;
+		__entry->tid = tid;
+		__entry->ip = ip;
+	),
+	TP_printk("domain=%u tid=%u ip=0x%llx", __entry->domain, __entry->tid, __entry->ip)
+);
+
+TRACE_EVENT(upreempt_refuse,
+	TP_PROTO(u32 cmd, int error),
+	TP_ARGS(cmd, error),
+	TP_STRUCT__entry(
+		__field(u32, cmd)
+		__field(int, error)
+	),
+	TP_fast_assign(
+		__entry->cmd = cmd;
+		__entry->error = error;
+	),
+	TP_printk("cmd=0x%x error=%d", __entry->cmd, __entry->error)
+);
+
+#endif /* _UPREEMPT_TRACE_H */
+
+#undef TRACE_INCLUDE_PATH
+#undef TRACE_INCLUDE_FILE
+#define TRACE_INCLUDE_PATH .
+#define TRACE_INCLUDE_FILE trace
+#include <trace/define_trace.h>

@@ -1,0 +1,247 @@
+/* SPDX-License-Identifier: LGPL-2.1 OR MIT */
+/*
+ * libupreempt: stop, inspect, redirect and resume any thread of this program.
+ *
+ * Every function returns 0 (or a count where stated) on success and -errno on
+ * failure, prints nothing, and may be called from any thread unless its comment
+ * says otherwise. Nothing here is async-signal-safe, except the inline
+ * functions, upreempt_enable(), and the upreempt_context_*() calls inside a
+ * handler. Times are CLOCK_MONOTONIC nanoseconds, deadlines are absolute, 0 is
+ * "none". Structs of options begin with their size: use UPREEMPT_OPTS().
+ */
+#ifndef UPREEMPT_UPREEMPT_H
+#define UPREEMPT_UPREEMPT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+#include <linux/upreempt.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define UPREEMPT_VERSION_MAJOR	0
+#define UPREEMPT_VERSION_MINOR	1
+
+#ifndef UPREEMPT_API
+#define UPREEMPT_API __attribute__((visibility("default")))
+#endif
+
+/* UPREEMPT_OPTS(upreempt_domain_opts, o, .slots = 8); declares o */
+#define UPREEMPT_OPTS(type, name, ...)					\
+	struct type name = { .size = sizeof(struct type), __VA_ARGS__ }
+
+struct upreempt_domain;		/* the threads that belong together */
+struct upreempt_thread;		/* one registered thread */
+struct upreempt_context;	/* the whole state of an interrupted thread */
+
+enum upreempt_backend {
+	UPREEMPT_BACKEND_AUTO	= 0,	/* kmod where it works, else signal; UPREEMPT_BACKEND overrides */
+	UPREEMPT_BACKEND_KMOD	= 1,	/* the kernel module */
+	UPREEMPT_BACKEND_SIGNAL	= 2,	/* one signal: works everywhere, with the known costs */
+};
+
+/*
+ * Called on the interrupted thread's own stack, below its red zone, when a
+ * REDIRECT lands. Returning resumes the thread from ctx, edited or not. The
+ * floating point environment is the default one. The thread may have been
+ * interrupted anywhere, malloc() included: call only what a signal handler may
+ * call, unless the program knows better. Another request may interrupt the
+ * handler; see upreempt_disable().
+ */
+typedef void (*upreempt_handler_fn)(struct upreempt_context *ctx, void *arg);
+
+/* level: 0 error, 1 warning, 2 info */
+typedef void (*upreempt_log_fn)(int level, const char *message);
+
+/* ---- what this machine offers ------------------------------------------ */
+
+struct upreempt_info {
+	size_t		size;
+	enum upreempt_backend backend;	/* what AUTO chooses here */
+	char		why[160];	/* the reason, one sentence */
+	bool		kmod_usable;
+	uint32_t	kmod_abi;	/* 0: no module */
+	uint64_t	kmod_features;	/* UPREEMPT_F_* */
+	uint32_t	max_slots, max_events, max_requests;
+	uint32_t	xsave_size;	/* bytes of stack that extended state may take */
+	uint64_t	xfeatures;	/* XCR0 components that a landing saves */
+	bool		shadow_stack;	/* user shadow stacks are on: resume goes by the kernel */
+	int		signo;		/* the signal that the signal backend would use */
+};
+
+/* Fill *info (info->size set by the caller). -EINVAL: size. */
+UPREEMPT_API int upreempt_get_info(struct upreempt_info *info);
+
+/* Names for tables: "LANDED", "STOP", "RSEQ", ...; "?" when unknown */
+UPREEMPT_API const char *upreempt_outcome_name(unsigned outcome);
+UPREEMPT_API const char *upreempt_kind_name(unsigned kind);
+UPREEMPT_API const char *upreempt_reason_name(unsigned reason);
+UPREEMPT_API const char *upreempt_backend_name(enum upreempt_backend backend);
+
+/* Where the library says why something failed; NULL: nowhere (default) */
+UPREEMPT_API void upreempt_set_log(upreempt_log_fn fn);
+
+/* ---- domains ------------------------------------------------------------ */
+
+struct upreempt_domain_opts {
+	size_t		size;
+	enum upreempt_backend backend;
+	uint32_t	slots;		/* threads at most; 0: 64 */
+	uint32_t	events;		/* ring records, a power of two >= 16; 0: 1024 */
+	int		signo;		/* signal backend; 0: UPREEMPT_SIGNAL, else SIGURG */
+};
+
+/*
+ * Make a domain. opts may be NULL.
+ * -EINVAL: bad option. -ENOENT: KMOD asked for and no module is loaded.
+ * -EACCES: /dev/upreempt may not be opened by this user. -EPROTO: the module
+ * speaks another ABI. -ENOMEM. -EBUSY: the signal has another handler.
+ */
+UPREEMPT_API int upreempt_domain_open(const struct upreempt_domain_opts *opts,
+				      struct upreempt_domain **domain);
+/*
+ * Close it: outstanding requests are cancelled, held threads released. Threads
+ * still registered are unregistered. NULL is accepted.
+ */
+UPREEMPT_API void upreempt_domain_close(struct upreempt_domain *domain);
+UPREEMPT_API enum upreempt_backend upreempt_domain_backend(const struct upreempt_domain *domain);
+/* File to poll() for events; stays the domain's. */
+UPREEMPT_API int upreempt_domain_fd(const struct upreempt_domain *domain);
+/* The shared memory, for ring.h and for tools */
+UPREEMPT_API struct upreempt_header *upreempt_domain_header(const struct upreempt_domain *domain);
+/* Add 1 to an eventfd when records come; -1: no longer. -EBADF, -EINVAL: no eventfd. */
+UPREEMPT_API int upreempt_domain_eventfd(struct upreempt_domain *domain, int eventfd);
+/* Off: every new request to any thread ends UNSAFE with reason OFF, until on again. */
+UPREEMPT_API void upreempt_domain_set_enabled(struct upreempt_domain *domain, bool enabled);
+/* Counters of the domain. */
+UPREEMPT_API int upreempt_domain_stats(struct upreempt_domain *domain, struct upreempt_stats *stats);
+
+/* ---- threads ------------------------------------------------------------ */
+
+#define UPREEMPT_THREAD_NO_XSAVE	(1U << 0)	/* the handler is built with -mgeneral-regs-only */
+#define UPREEMPT_THREAD_KERNEL_RESUME	(1U << 1)	/* always resume through the kernel */
+#define UPREEMPT_THREAD_NO_STACK_CHECK	(1U << 2)	/* runs on stacks of its own: do not check bounds */
+
+struct upreempt_thread_opts {
+	size_t		size;
+	uint32_t	flags;
+	uint32_t	handler_stack;	/* bytes the handler needs; 0: 4096 */
+	upreempt_handler_fn handler;	/* NULL: the thread takes no REDIRECT */
+	void		*arg;
+	void		*stack_lo, *stack_hi;	/* both NULL: what pthread_getattr_np() says */
+};
+
+/*
+ * Register the calling thread; it unregisters by itself at thread exit.
+ * A thread belongs to one domain of a copy of the library at a time.
+ * -EEXIST: it is registered. -ENOSPC: no free slot. -EPERM: another process's domain.
+ */
+UPREEMPT_API int upreempt_thread_register(struct upreempt_domain *domain,
+					  const struct upreempt_thread_opts *opts,
+					  struct upreempt_thread **thread);
+/*
+ * Only by the thread itself (-EPERM), not in a handler (-EBUSY). Requests on their
+ * way end GONE. The handle is freed: nobody may use it any more.
+ */
+UPREEMPT_API int upreempt_thread_unregister(struct upreempt_thread *thread);
+/* The calling thread's registration, or NULL */
+UPREEMPT_API struct upreempt_thread *upreempt_thread_self(void);
+UPREEMPT_API pid_t upreempt_thread_tid(const struct upreempt_thread *thread);
+UPREEMPT_API uint32_t upreempt_thread_slot(const struct upreempt_thread *thread);
+/* Off: every new request to it ends UNSAFE with reason OFF. From any thread. */
+UPREEMPT_API void upreempt_thread_set_enabled(struct upreempt_thread *thread, bool enabled);
+UPREEMPT_API int upreempt_thread_stats(struct upreempt_thread *thread, struct upreempt_stats *stats);
+
+/* ---- requests ----------------------------------------------------------- */
+
+struct upreempt_request_opts {
+	size_t		size;
+	enum upreempt_kind kind;
+	uint32_t	flags;		/* UPREEMPT_REQ_RING, UPREEMPT_REQ_OR_BLOCKED */
+	uint64_t	cookie;
+	uint64_t	deadline_ns;
+};
+
+/*
+ * Ask and wait until it is final. The outcome is in *event (may be NULL).
+ * -ESRCH: the thread is gone. -EAGAIN: too many outstanding. -EDEADLK: STOP of
+ * oneself. -EINVAL: kind or flags. -EOPNOTSUPP: the thread takes no REDIRECT.
+ * Signals do not break the wait.
+ */
+UPREEMPT_API int upreempt_request(struct upreempt_thread *thread,
+				  const struct upreempt_request_opts *opts,
+				  struct upreempt_event *event);
+/* Ask and return at once; *seq names the request. With REQ_RING the ring reports
+ * the outcome; without, upreempt_wait() has to collect it.
+ */
+UPREEMPT_API int upreempt_post(struct upreempt_thread *thread,
+			       const struct upreempt_request_opts *opts, uint64_t *seq);
+/* -ETIMEDOUT: still pending at deadline_ns (1: do not wait). -ENOENT: no such request. */
+UPREEMPT_API int upreempt_wait(struct upreempt_thread *thread, uint64_t seq,
+			       uint64_t deadline_ns, struct upreempt_event *event);
+/* -EALREADY: it is final: collect it. -ENOENT. A cancelled one must be collected too. */
+UPREEMPT_API int upreempt_cancel(struct upreempt_thread *thread, uint64_t seq);
+/* Let a stopped thread go on (when this was the last STOP that held it). -ENOENT. */
+UPREEMPT_API int upreempt_release(struct upreempt_thread *thread, uint64_t seq);
+/*
+ * The same request to n threads at once, then wait for all. events[i] belongs to
+ * threads[i]; a thread that could not be asked has outcome GONE (gone) or UNSAFE.
+ * Returns how many LANDED, COOPERATED or BLOCKED.
+ */
+UPREEMPT_API int upreempt_request_many(struct upreempt_thread *const *threads, size_t n,
+				       const struct upreempt_request_opts *opts,
+				       struct upreempt_event *events);
+
+/* CLOCK_MONOTONIC now plus ns: for deadlines */
+UPREEMPT_API uint64_t upreempt_deadline(uint64_t ns);
+
+/* ---- inside a handler --------------------------------------------------- */
+
+/* The registers; edits of the general registers, rip, rsp and rflags (user bits) take effect. */
+UPREEMPT_API struct upreempt_regs *upreempt_context_regs(struct upreempt_context *ctx);
+/*
+ * A component of extended state, numbered as in XCR0: 0 x87, 1 SSE (XMM), 2 AVX (upper
+ * halves), 5 mask registers, 6 and 7 AVX-512, 9 PKRU, 17 and 18 AMX. NULL: the component
+ * was in its initial state or was not saved. Component 0 and 1 share the 512-byte FXSAVE
+ * area: a pointer to that is returned for both (MXCSR at offset 24, XMM0 at 160). Edits take effect.
+ */
+UPREEMPT_API void *upreempt_context_xstate(struct upreempt_context *ctx, unsigned component,
+					   size_t *size);
+UPREEMPT_API uint64_t upreempt_context_cookie(const struct upreempt_context *ctx);
+UPREEMPT_API uint64_t upreempt_context_seq(const struct upreempt_context *ctx);
+UPREEMPT_API struct upreempt_thread *upreempt_context_thread(const struct upreempt_context *ctx);
+
+/* ---- regions that must not be interrupted ------------------------------- */
+
+/* The calling thread's slot; a dummy when it is not registered. */
+UPREEMPT_API extern __thread struct upreempt_slot *upreempt_slot_self
+	__attribute__((tls_model("initial-exec")));
+/* Let in what was deferred; called by upreempt_enable() */
+UPREEMPT_API void upreempt_check(void);
+
+/*
+ * Between disable and enable no STOP and no REDIRECT stops the calling thread at
+ * user instructions (SAMPLE still reads its registers, and a system call made there
+ * counts as BLOCKED). Nests. Costs an add and a test.
+ */
+static inline void upreempt_disable(void)
+{
+	__asm__ __volatile__("addl $1, %0" : "+m"(upreempt_slot_self->nopreempt) : : "memory", "cc");
+}
+
+static inline void upreempt_enable(void)
+{
+	struct upreempt_slot *slot = upreempt_slot_self;
+
+	__asm__ __volatile__("subl $1, %0" : "+m"(slot->nopreempt) : : "memory", "cc");
+	if (__builtin_expect(*(volatile uint32_t *)&slot->pending != 0, 0))
+		upreempt_check();
+}
+
+#ifdef __cplusplus
+}
+#endif
+#endif
