@@ -202,13 +202,16 @@ RAW_FN int raw_reader_stop(struct raw_target *t)
 
 /* -------- for the harness -------- */
 
-/* Skips the test when there is no module, and puts the test build's knobs to rest. */
-#define RAW_NEED_MODULE()						\
-	do {								\
+/* The program is skipped when there is no module; the test build's knobs are put to rest. */
+#define RAW_TEST_MAIN							\
+	int main(int argc, char **argv)					\
+	{								\
 		if (!raw_module_loaded())				\
-			SKIP(return, "the upreempt module is not loaded"); \
+			ksft_exit_skip("the upreempt module is not loaded\n"); \
 		raw_params_reset();					\
-	} while (0)
+		atexit(raw_params_reset);				\
+		return test_harness_run(argc, argv);			\
+	}
 
 #define RAW_NEED_INJECT(fd)						\
 	do {								\
