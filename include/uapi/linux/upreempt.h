@@ -345,7 +345,7 @@ struct upreempt_stats {
 #define UPREEMPT_IOC_EVENTFD	_IOW(UPREEMPT_IOC_MAGIC, 0x49, struct upreempt_eventfd)
 /* STATS of a thread or of the domain. */
 #define UPREEMPT_IOC_STATS	_IOWR(UPREEMPT_IOC_MAGIC, 0x4a, struct upreempt_stats)
-/* CHECK: deliver what is pending for the calling thread at this call's return. */
+/* CHECK: deliver what is pending for the calling thread at this call's return. The argument is its slot. */
 #define UPREEMPT_IOC_CHECK	_IO(UPREEMPT_IOC_MAGIC, 0x4b)
 
 #endif /* _UAPI_LINUX_UPREEMPT_H */

@@ -1,0 +1,460 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * From a queued request to the thread: the kick (IPI), the arming of the hook, and
+ * the hook itself, which runs with interrupts off immediately before the return to
+ * user mode, when task_pt_regs(current) is final.
+ *
+ * Only the thread itself changes its registers, and only in the hook. Others may
+ * read the saved frame of a thread that is switched out, under the pin.
+ */
+#include <asm/fsgsbase.h>
+#include <asm/msr.h>
+#include <linux/sched/signal.h>
+
+#include "upreempt.h"
+#include "trace.h"
+
+/* ---- capture ------------------------------------------------------------------ */
+
+/*
+ * @task is current with interrupts off, or switched out under the pin. It may also be
+ * current in sched_out, where the bases are still live in the CPU.
+ */
+static void up_capture(struct up_thread *t, struct upreempt_regs *r, const struct pt_regs *regs)
+{
+	struct task_struct *task = t->task;
+
+	memset(r, 0, sizeof(*r));
+	r->r15 = regs->r15;
+	r->r14 = regs->r14;
+	r->r13 = regs->r13;
+	r->r12 = regs->r12;
+	r->rbp = regs->bp;
+	r->rbx = regs->bx;
+	r->r11 = regs->r11;
+	r->r10 = regs->r10;
+	r->r9 = regs->r9;
+	r->r8 = regs->r8;
+	r->rax = regs->ax;
+	r->rcx = regs->cx;
+	r->rdx = regs->dx;
+	r->rsi = regs->si;
+	r->rdi = regs->di;
+	r->rsp = regs->sp;
+	r->rip = up_gate_true_ip(t, regs);
+	r->rflags = regs->flags;
+	r->orig_rax = regs->orig_ax;
+	r->sigmask = task->blocked.sig[0];
+	if (task == current) {
+		rdmsrl(MSR_FS_BASE, r->fs_base);
+		rdmsrl(MSR_KERNEL_GS_BASE, r->gs_base);
+	} else {
+		r->fs_base = task->thread.fsbase;
+		r->gs_base = task->thread.gsbase;
+	}
+}
+
+static bool up_in_syscall(const struct pt_regs *regs)
+{
+	/* A system call's number is an int; interrupts and exceptions store -1. */
+	return (int)regs->orig_ax >= 0;
+}
+
+/* ---- what the saved frame alone can answer -------------------------------------- */
+
+/**
+ * up_frame_requests - answer what needs no more than the saved user frame
+ * @t: the thread: current (in the kernel), or switched out and pinned
+ * @regs: its user frame
+ * @on_cpu: it is current and was interrupted or is at its ioctl; false: switched out
+ *
+ * A thread in a system call is BLOCKED for SAMPLE and STOP. One that is switched out
+ * elsewhere can still be sampled. One that waits in the gate is stopped already.
+ *
+ * Context: interrupts off.
+ */
+void up_frame_requests(struct up_thread *t, const struct pt_regs *regs, bool on_cpu)
+{
+	bool syscall = up_in_syscall(regs);
+	struct upreempt_regs cap;
+	struct up_request *r, *n;
+	enum upreempt_outcome out;
+	enum upreempt_frame frame;
+
+	raw_spin_lock(&t->lock);
+	if (list_empty(&t->queue) || (on_cpu && !syscall && !t->gated))
+		goto unlock;
+
+	up_capture(t, &cap, regs);
+	out = syscall && !t->gated ? UPREEMPT_BLOCKED : UPREEMPT_LANDED;
+	frame = syscall && !t->gated ? UPREEMPT_FRAME_SYSCALL : UPREEMPT_FRAME_USER;
+
+	list_for_each_entry_safe(r, n, &t->queue, node) {
+		if (r->flags & UPREEMPT_REQ_RING && !up_ring_has_room(t->domain)) {
+			up_request_defer(t, r, UPREEMPT_R_RING_FULL, cap.rip);
+			up_retry_later(t);
+			continue;
+		}
+		switch (r->event.kind) {
+		case UPREEMPT_SAMPLE:
+			up_request_complete(t, r, out, UPREEMPT_R_NONE, frame, &cap);
+			break;
+		case UPREEMPT_STOP:
+			if (syscall || t->gated)
+				up_request_complete(t, r, out, UPREEMPT_R_NONE, frame, &cap);
+			else
+				r->reason = READ_ONCE(t->task->__state) == TASK_RUNNING ?
+					    UPREEMPT_R_NOT_RUN : UPREEMPT_R_EXCEPTION;
+			break;
+		case UPREEMPT_REDIRECT:
+			if (syscall && r->flags & UPREEMPT_REQ_OR_BLOCKED)
+				up_request_complete(t, r, out, UPREEMPT_R_NONE, frame, &cap);
+			else
+				r->reason = t->gated ? UPREEMPT_R_HELD :
+					    syscall ? UPREEMPT_R_IN_SYSCALL : r->reason;
+			r->last_ip = cap.rip;
+			break;
+		}
+	}
+unlock:
+	raw_spin_unlock(&t->lock);
+}
+
+/*
+ * The thread is switched out, or was a moment ago. Pin it there, so that sched_in and
+ * with it exit have to wait, and look at its frame.
+ */
+static void up_off_cpu(struct up_thread *t)
+{
+	unsigned long flags;
+	int where;
+
+	local_irq_save(flags);
+	do {
+		where = atomic_cmpxchg(&t->where, UP_OFF, UP_PINNED);
+	} while (where == UP_PINNED && (cpu_relax(), true));
+	if (where != UP_OFF)
+		goto restore;	/* sched_in sees attention and does the same itself */
+
+	/* The switch may still be under way on its CPU; its bases are saved at the end. */
+	while (READ_ONCE(t->task->on_cpu))
+		cpu_relax();
+	smp_rmb();
+	if (t->task->flags & PF_EXITING || up_thread_moved_on(t))
+		up_thread_finish(t, UPREEMPT_GONE);
+	else
+		up_frame_requests(t, task_pt_regs(t->task), false);
+	atomic_set_release(&t->where, UP_OFF);
+restore:
+	local_irq_restore(flags);
+}
+
+/* ---- kick and arm ------------------------------------------------------------------ */
+
+static bool up_send_ipi(struct up_thread *t, int cpu)
+{
+	int ret = smp_call_function_single_async(cpu, &t->csd);
+
+	if (!ret)
+		t->count.ipis++;
+	trace_upreempt_ipi(t->domain->id, t->tid, cpu, ret);
+	return !ret;
+}
+
+/**
+ * up_kick - see to it that @t notices its attention word
+ * @t: the caller has set attention
+ *
+ * Context: any but under rq->lock, the pin or t->lock.
+ */
+void up_kick(struct up_thread *t)
+{
+	unsigned long flags;
+	int where;
+
+	preempt_disable();
+	if (t->task == current) {
+		local_irq_save(flags);
+		up_on_cpu(t, in_hardirq() ? UP_FROM_TIMER : UP_FROM_SELF);
+		local_irq_restore(flags);
+		goto out;
+	}
+	smp_mb();	/* E: attention before where; pairs with F in up_sched_in() */
+	where = atomic_read(&t->where);
+	if (where == UP_OFF || where == UP_PINNED) {
+		up_off_cpu(t);
+	} else if (where >= 0 && refcount_inc_not_zero(&t->ref)) {
+		/*
+		 * EBUSY: an IPI is under way and will follow the thread. ENXIO: the CPU
+		 * went offline, so the thread has left it and sched_in will see.
+		 */
+		if (!up_send_ipi(t, where))
+			up_thread_put(t);
+	}
+out:
+	preempt_enable();
+}
+
+/* Context: IPI. The reference that up_kick() took is ours. */
+void up_ipi(void *info)
+{
+	struct up_thread *t = info;
+	int where;
+
+	up_inject(ipi_delay);
+	if (current == t->task) {
+		up_on_cpu(t, UP_FROM_IPI);
+		up_thread_put(t);
+		return;
+	}
+	/*
+	 * It has moved on while we were under way, and a requester may have been told
+	 * EBUSY because of us: follow it.
+	 */
+	smp_mb();	/* as E */
+	where = atomic_read(&t->where);
+	if (READ_ONCE(t->attention) && up_guard(UP_GUARD_FORWARD)) {
+		if (where >= 0 && where != smp_processor_id() && up_send_ipi(t, where))
+			return;		/* the reference went along */
+		if (where == UP_OFF || where == UP_PINNED)
+			up_off_cpu(t);
+	}
+	up_thread_put(t);
+}
+
+/**
+ * up_on_cpu - look after the current thread from inside the kernel
+ * @t: current's registration
+ * @from: where we are
+ *
+ * Context: interrupts off.
+ */
+void up_on_cpu(struct up_thread *t, enum up_arm_from from)
+{
+	if (current->flags & PF_EXITING || up_thread_moved_on(t))
+		up_thread_finish(t, UPREEMPT_GONE);
+	else
+		up_frame_requests(t, task_pt_regs(current), true);
+	if (READ_ONCE(t->attention))
+		up_arm(t, from);
+}
+
+/*
+ * The list of user return notifiers is per CPU and its other user, KVM, changes it
+ * with preemption off but interrupts on. An interrupt that came into such a section
+ * must not touch it.
+ */
+static bool up_list_is_ours(void)
+{
+	if (!in_hardirq())
+		return true;
+	if (IS_ENABLED(CONFIG_PREEMPT_COUNT))
+		return !(preempt_count() & PREEMPT_MASK);
+	return !up_in_syscall(task_pt_regs(current));
+}
+
+/* Context: interrupts off; @t is current and has attention. */
+void up_arm(struct up_thread *t, enum up_arm_from from)
+{
+	if (t->armed || current->flags & PF_EXITING)
+		return;
+	if (!up_list_is_ours()) {
+		raw_spin_lock(&t->lock);
+		up_retry_later(t);
+		raw_spin_unlock(&t->lock);
+		return;
+	}
+	t->armed = true;
+	user_return_notifier_register(&t->urn);
+	trace_upreempt_arm(t->domain->id, t->tid, from);
+}
+
+/* Context: interrupts off; @t is current. */
+void up_disarm(struct up_thread *t)
+{
+	if (!t->armed)
+		return;
+	user_return_notifier_unregister(&t->urn);
+	t->armed = false;
+}
+
+/* ---- the hook ------------------------------------------------------------------------ */
+
+/* Make the thread look as if it had called the landing; its registers go to the slot. */
+static void up_redirect(struct up_thread *t, struct up_request *r, struct pt_regs *regs,
+			const struct upreempt_regs *cap)
+{
+	struct upreempt_slot *slot = up_slot(t);
+	unsigned long sp = regs->sp;
+
+	slot->regs = *cap;
+	slot->seq = r->event.seq;
+	slot->cookie = r->event.cookie;
+	slot->request_ns = r->event.request_ns;
+	slot->landed_ns = ktime_get_ns();
+	WRITE_ONCE(slot->busy, 1);
+
+	if (up_guard(UP_GUARD_RED_ZONE))
+		sp -= 128;
+	regs->ip = t->landing;
+	regs->sp = round_down(sp, 16);
+	regs->di = t->arg;
+	regs->si = r->event.seq;
+	if (up_guard(UP_GUARD_FLAGS))
+		regs->flags &= ~(X86_EFLAGS_DF | X86_EFLAGS_TF | X86_EFLAGS_RF | X86_EFLAGS_AC);
+	if (up_guard(UP_GUARD_ORIG_AX))
+		regs->orig_ax = -1;
+}
+
+/* What the hook says to one request: NONE grants it. */
+static enum upreempt_reason up_verdict(struct up_thread *t, const struct up_request *r,
+				       const struct pt_regs *regs, bool redirected)
+{
+	if (r->flags & UPREEMPT_REQ_RING && !up_ring_has_room(t->domain))
+		return UPREEMPT_R_RING_FULL;
+	switch (r->event.kind) {
+	case UPREEMPT_STOP:
+		return t->hold ? UPREEMPT_R_NONE : up_check_stop(t, regs);
+	case UPREEMPT_REDIRECT:
+		if (t->hold)
+			return UPREEMPT_R_HELD;
+		return redirected ? UPREEMPT_R_SLOT_BUSY : up_check_redirect(t, regs);
+	default:
+		return UPREEMPT_R_NONE;
+	}
+}
+
+/* Under t->lock. The samples show the thread before it was redirected. */
+static void up_hook_requests(struct up_thread *t, struct pt_regs *regs)
+{
+	struct up_request *r, *n, *redirect = NULL;
+	struct upreempt_regs cap;
+	bool again = false;
+
+	if (list_empty(&t->queue))
+		return;
+	up_capture(t, &cap, regs);
+	list_for_each_entry_safe(r, n, &t->queue, node) {
+		enum upreempt_reason reason = up_verdict(t, r, regs, redirect);
+
+		if (up_reason_is_final(reason)) {
+			up_request_complete(t, r, UPREEMPT_UNSAFE, reason,
+					    UPREEMPT_FRAME_USER, &cap);
+			continue;
+		}
+		if (reason) {
+			up_request_defer(t, r, reason, cap.rip);
+			again |= reason != UPREEMPT_R_HELD;
+			continue;
+		}
+		trace_upreempt_deliver(t->domain->id, t->tid, r->event.seq, r->event.kind,
+				       cap.rip);
+		if (r->event.kind == UPREEMPT_REDIRECT) {
+			redirect = r;
+			up_redirect(t, r, regs, &cap);
+		}
+		up_request_complete(t, r, UPREEMPT_LANDED, UPREEMPT_R_NONE,
+				    UPREEMPT_FRAME_USER, &cap);
+	}
+	if (again)
+		up_retry_later(t);
+}
+
+/* The user's bits of the flags; the rest stays as the kernel has it. */
+#define UP_USER_FLAGS	(X86_EFLAGS_CF | X86_EFLAGS_PF | X86_EFLAGS_AF | X86_EFLAGS_ZF | \
+			 X86_EFLAGS_SF | X86_EFLAGS_DF | X86_EFLAGS_OF | X86_EFLAGS_AC | \
+			 X86_EFLAGS_ID)
+
+/* Under t->lock: the registers that RESUME left, if this is still its return. */
+static void up_resume_apply(struct up_thread *t, struct pt_regs *regs)
+{
+	const struct upreempt_regs *r = &t->resume;
+
+	t->resume_valid = false;
+	if (regs->ip != t->resume_ip || regs->sp != t->resume_sp || !up_in_syscall(regs))
+		return;		/* a signal came first: the caller asks again */
+
+	regs->r15 = r->r15;
+	regs->r14 = r->r14;
+	regs->r13 = r->r13;
+	regs->r12 = r->r12;
+	regs->bp = r->rbp;
+	regs->bx = r->rbx;
+	regs->r11 = r->r11;
+	regs->r10 = r->r10;
+	regs->r9 = r->r9;
+	regs->r8 = r->r8;
+	regs->ax = r->rax;
+	regs->cx = r->rcx;
+	regs->dx = r->rdx;
+	regs->si = r->rsi;
+	regs->di = r->rdi;
+	regs->sp = r->rsp;
+	regs->ip = r->rip;
+	regs->flags = (regs->flags & ~UP_USER_FLAGS) | (r->rflags & UP_USER_FLAGS);
+	regs->orig_ax = -1;
+	t->count.resumes++;
+	trace_upreempt_resume(t->domain->id, t->tid, regs->ip);
+}
+
+/**
+ * up_resume - let the current thread go on with @regs at this system call's return
+ * @t: current's registration
+ * @regs: of the kernel's own copy
+ *
+ * An ioctl cannot load registers itself: its return value would be stored over rax,
+ * cut to an int. The hook of the same exit does it.
+ *
+ * Context: process.
+ * Return: 0, -EINVAL.
+ */
+int up_resume(struct up_thread *t, const struct upreempt_regs *regs)
+{
+	struct pt_regs *now = task_pt_regs(current);
+	unsigned long flags;
+
+	if (regs->rip >= TASK_SIZE_MAX || regs->reserved[0] || regs->reserved[1])
+		return -EINVAL;
+	raw_spin_lock_irqsave(&t->lock, flags);
+	t->resume = *regs;
+	t->resume_ip = now->ip;
+	t->resume_sp = now->sp;
+	t->resume_valid = true;
+	up_attention_update(t);
+	up_arm(t, UP_FROM_SELF);
+	raw_spin_unlock_irqrestore(&t->lock, flags);
+	return 0;
+}
+
+/* Context: return to user mode, interrupts off. */
+void up_hook(struct user_return_notifier *urn)
+{
+	struct up_thread *t = container_of(urn, struct up_thread, urn);
+	struct pt_regs *regs = task_pt_regs(current);
+
+	/* Cannot be while sched_out disarms. */
+	if (WARN_ON_ONCE(current != t->task && up_guard(UP_GUARD_SCHED_OUT)))
+		return;
+	if (current != t->task)
+		return;
+
+	up_inject(hook_delay);
+	t->count.hooks++;
+	if (t->closing || up_thread_moved_on(t)) {
+		/* What the gate took must be given back before nobody remembers it. */
+		up_gate_undo(t, regs);
+		up_thread_detach(t);
+		return;
+	}
+	raw_spin_lock(&t->lock);
+	up_gate_undo(t, regs);
+	if (t->resume_valid)
+		up_resume_apply(t, regs);
+	up_hook_requests(t, regs);
+	if (t->hold)
+		up_gate_enter(t, regs);
+	up_attention_update(t);
+	if (!t->attention)
+		up_disarm(t);
+	raw_spin_unlock(&t->lock);
+}

@@ -1,0 +1,384 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * /dev/upreempt: the file, and what each ioctl takes and refuses. An argument is read
+ * once, by its own size; nothing of it is read again.
+ */
+#include <linux/fs.h>
+#include <linux/miscdevice.h>
+#include <linux/module.h>
+#include <linux/poll.h>
+#include <linux/sched/signal.h>
+#include <linux/seq_file.h>
+#include <linux/uaccess.h>
+
+#include "upreempt.h"
+#include "trace.h"
+
+static unsigned int device_mode = 0660;
+module_param(device_mode, uint, 0444);
+MODULE_PARM_DESC(device_mode, "permissions of /dev/upreempt (default 0660, root only; 0666 is safe)");
+
+#define UP_FEATURES	(UPREEMPT_F_SAMPLE | UPREEMPT_F_STOP | UPREEMPT_F_REDIRECT | \
+			 UPREEMPT_F_RESUME | UPREEMPT_F_RING | \
+			 (IS_ENABLED(CONFIG_RSEQ) ? UPREEMPT_F_RSEQ : 0) | \
+			 (IS_ENABLED(UPREEMPT_INJECT) ? UPREEMPT_F_INJECT : 0))
+#define UP_REQUEST_FLAGS (UPREEMPT_REQ_WAIT | UPREEMPT_REQ_RING | UPREEMPT_REQ_OR_BLOCKED)
+
+/* ---- arguments ------------------------------------------------------------------------ */
+
+static int up_arg_get(void *arg, size_t ksize, void __user *uarg)
+{
+	u32 usize;
+
+	if (get_user(usize, (u32 __user *)uarg))
+		return -EFAULT;
+	if (usize < ksize)
+		return -EINVAL;
+	if (usize > PAGE_SIZE)
+		return -E2BIG;
+	return copy_struct_from_user(arg, ksize, uarg, usize);
+}
+
+static int up_arg_put(void __user *uarg, const void *arg, size_t ksize)
+{
+	return copy_to_user(uarg, arg, ksize) ? -EFAULT : 0;
+}
+
+/* ---- one function for each command ------------------------------------------------------- */
+
+static long up_ioc_query(struct up_domain *d, void __user *uarg)
+{
+	struct upreempt_query q;
+	int ret = up_arg_get(&q, sizeof(q), uarg);
+
+	if (ret)
+		return ret;
+	memset(&q, 0, sizeof(q));
+	q.size = sizeof(q);
+	q.abi_version = UPREEMPT_ABI_VERSION;
+	q.features = UP_FEATURES;
+#ifdef CONFIG_DEBUG_INFO_BTF_MODULES
+	if (THIS_MODULE->btf_data_size)
+		q.features |= UPREEMPT_F_BTF;
+#endif
+	q.max_slots = UP_MAX_SLOTS;
+	q.max_events = UP_MAX_EVENTS;
+	q.max_requests = UP_MAX_REQUESTS;
+	q.slot_size = sizeof(struct upreempt_slot);
+	q.landing_max = UP_LANDING_MAX;
+	return up_arg_put(uarg, &q, sizeof(q));
+}
+
+static long up_ioc_setup(struct up_domain *d, void __user *uarg)
+{
+	struct upreempt_setup s;
+	int ret = up_arg_get(&s, sizeof(s), uarg);
+
+	if (!ret)
+		ret = up_domain_setup(d, &s);
+	return ret ? ret : up_arg_put(uarg, &s, sizeof(s));
+}
+
+static long up_ioc_register(struct up_domain *d, void __user *uarg)
+{
+	struct upreempt_register reg;
+	int ret = up_arg_get(&reg, sizeof(reg), uarg);
+
+	if (!ret)
+		ret = up_thread_register(d, &reg);
+	return ret ? ret : up_arg_put(uarg, &reg, sizeof(reg));
+}
+
+/* The caller's own registration in @slot, with a reference. */
+static struct up_thread *up_self(struct up_domain *d, u32 slot)
+{
+	struct up_thread *t;
+
+	if (slot >= d->nr_slots)
+		return ERR_PTR(-EINVAL);
+	t = up_domain_thread(d, slot);
+	if (!t)
+		return ERR_PTR(-ESRCH);
+	if (t->task == current)
+		return t;
+	up_thread_put(t);
+	return ERR_PTR(-EPERM);
+}
+
+static long up_ioc_unregister(struct up_domain *d, void __user *uarg)
+{
+	struct upreempt_ref ref;
+	struct up_thread *t;
+	unsigned long flags;
+	int ret = up_arg_get(&ref, sizeof(ref), uarg);
+
+	if (ret)
+		return ret;
+	if (ref.seq)
+		return -EINVAL;
+	t = up_self(d, ref.slot);
+	if (IS_ERR(t))
+		return PTR_ERR(t);
+	local_irq_save(flags);
+	up_thread_detach(t);
+	local_irq_restore(flags);
+	up_thread_put(t);
+	return 0;
+}
+
+/* The thread in a slot that is being asked for, with a reference. */
+static struct up_thread *up_target(struct up_domain *d, u32 slot)
+{
+	struct up_thread *t;
+
+	if (slot >= d->nr_slots)
+		return ERR_PTR(-EINVAL);
+	t = up_domain_thread(d, slot);
+	return t ? t : ERR_PTR(-ESRCH);
+}
+
+static long up_request_and_wait(struct up_thread *t, struct upreempt_request *req)
+{
+	int ret = up_request_submit(t, req);
+
+	if (ret || !(req->flags & UPREEMPT_REQ_WAIT))
+		return ret;
+	ret = up_request_wait(t, req->seq, 0, true, &req->event);
+	if (ret && fatal_signal_pending(current))
+		up_request_abandon(t, req->seq);
+	/* Starting it anew would make a second request: the caller waits for seq. */
+	return ret == -ERESTARTSYS ? -EINTR : ret;
+}
+
+static long up_ioc_request(struct up_domain *d, void __user *uarg)
+{
+	struct upreempt_request req;
+	struct up_thread *t;
+	int ret = up_arg_get(&req, sizeof(req), uarg);
+
+	if (ret)
+		return ret;
+	if (req.flags & ~UP_REQUEST_FLAGS || !req.kind || req.kind >= UPREEMPT_KIND_MAX ||
+	    req.reserved[0] || req.reserved[1] || req.reserved[2] ||
+	    (req.flags & UPREEMPT_REQ_OR_BLOCKED && req.kind != UPREEMPT_REDIRECT))
+		return -EINVAL;
+	t = up_target(d, req.slot);
+	if (IS_ERR(t))
+		return PTR_ERR(t);
+	memset(&req.event, 0, sizeof(req.event));
+	req.seq = 0;
+	ret = up_request_and_wait(t, &req);
+	up_thread_put(t);
+	if ((!ret || ret == -EINTR) && up_arg_put(uarg, &req, sizeof(req)))
+		ret = -EFAULT;
+	return ret;
+}
+
+static long up_ioc_wait(struct up_domain *d, void __user *uarg)
+{
+	struct upreempt_wait w;
+	struct up_thread *t;
+	int ret = up_arg_get(&w, sizeof(w), uarg);
+
+	if (ret)
+		return ret;
+	if (w.reserved || w.slot >= d->nr_slots)
+		return -EINVAL;
+	ret = -ENOENT;
+	t = up_domain_thread(d, w.slot);
+	if (t) {
+		ret = up_request_wait(t, w.seq, w.deadline_ns, false, &w.event);
+		up_thread_put(t);
+	}
+	if (ret == -ENOENT) {
+		t = up_domain_zombie(d, w.slot, w.seq);
+		if (t) {
+			ret = up_request_wait(t, w.seq, 1, false, &w.event);
+			up_thread_put(t);
+		}
+	}
+	return ret ? ret : up_arg_put(uarg, &w, sizeof(w));
+}
+
+static long up_ioc_by_ref(struct up_domain *d, void __user *uarg,
+			  int (*fn)(struct up_thread *t, u64 seq))
+{
+	struct upreempt_ref ref;
+	struct up_thread *t;
+	int ret = up_arg_get(&ref, sizeof(ref), uarg);
+
+	if (ret)
+		return ret;
+	t = up_target(d, ref.slot);
+	if (IS_ERR(t))
+		return PTR_ERR(t);
+	ret = fn(t, ref.seq);
+	up_thread_put(t);
+	return ret;
+}
+
+static long up_ioc_resume(struct up_domain *d, void __user *uarg)
+{
+	struct upreempt_resume res;
+	struct up_thread *t;
+	int ret = up_arg_get(&res, sizeof(res), uarg);
+
+	if (ret)
+		return ret;
+	t = up_self(d, res.slot);
+	if (IS_ERR(t))
+		return PTR_ERR(t);
+	ret = up_resume(t, &res.regs);
+	up_thread_put(t);
+	return ret;
+}
+
+static long up_ioc_eventfd(struct up_domain *d, void __user *uarg)
+{
+	struct upreempt_eventfd e;
+	int ret = up_arg_get(&e, sizeof(e), uarg);
+
+	return ret ? ret : up_domain_eventfd(d, e.fd);
+}
+
+static long up_ioc_stats(struct up_domain *d, void __user *uarg)
+{
+	struct upreempt_stats s;
+	int ret = up_arg_get(&s, sizeof(s), uarg);
+
+	if (!ret)
+		ret = up_stats_get(d, &s);
+	return ret ? ret : up_arg_put(uarg, &s, sizeof(s));
+}
+
+/* Arm the hook for the caller: it runs at this very call's return. */
+static long up_ioc_check(struct up_domain *d, u32 slot)
+{
+	struct up_thread *t = up_self(d, slot);
+	unsigned long flags;
+
+	if (IS_ERR(t))
+		return PTR_ERR(t);
+	local_irq_save(flags);
+	if (READ_ONCE(t->attention))
+		up_on_cpu(t, UP_FROM_SELF);
+	local_irq_restore(flags);
+	up_thread_put(t);
+	return 0;
+}
+
+static long up_dispatch(struct up_domain *d, unsigned int cmd, void __user *uarg)
+{
+	if (cmd == UPREEMPT_IOC_QUERY)
+		return up_ioc_query(d, uarg);
+	if (cmd == UPREEMPT_IOC_SETUP)
+		return up_ioc_setup(d, uarg);
+	if (_IOC_TYPE(cmd) != UPREEMPT_IOC_MAGIC)
+		return -ENOTTY;
+	if (!smp_load_acquire(&d->ready))
+		return -ENXIO;
+
+	switch (cmd) {
+	case UPREEMPT_IOC_REGISTER:
+		return up_ioc_register(d, uarg);
+	case UPREEMPT_IOC_UNREGISTER:
+		return up_ioc_unregister(d, uarg);
+	case UPREEMPT_IOC_REQUEST:
+		return up_ioc_request(d, uarg);
+	case UPREEMPT_IOC_WAIT:
+		return up_ioc_wait(d, uarg);
+	case UPREEMPT_IOC_CANCEL:
+		return up_ioc_by_ref(d, uarg, up_request_cancel);
+	case UPREEMPT_IOC_RELEASE:
+		return up_ioc_by_ref(d, uarg, up_request_release);
+	case UPREEMPT_IOC_RESUME:
+		return up_ioc_resume(d, uarg);
+	case UPREEMPT_IOC_EVENTFD:
+		return up_ioc_eventfd(d, uarg);
+	case UPREEMPT_IOC_STATS:
+		return up_ioc_stats(d, uarg);
+	case UPREEMPT_IOC_CHECK:
+		return up_ioc_check(d, (unsigned long)uarg);
+	default:
+		return -ENOTTY;
+	}
+}
+
+/* There is no compat_ioctl: 32-bit callers get ENOTTY from the VFS. */
+static long up_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
+{
+	long ret = up_dispatch(file->private_data, cmd, (void __user *)arg);
+
+	if (ret < 0)
+		trace_upreempt_refuse(cmd, ret);
+	return ret;
+}
+
+/* ---- the file ---------------------------------------------------------------------------- */
+
+static int up_open(struct inode *inode, struct file *file)
+{
+	struct up_domain *d;
+
+	if (!current->mm)
+		return -EPERM;
+	d = up_domain_create();
+	if (!d)
+		return -ENOMEM;
+	file->private_data = d;
+	return 0;
+}
+
+static int up_release(struct inode *inode, struct file *file)
+{
+	up_domain_close(file->private_data);
+	return 0;
+}
+
+static int up_mmap(struct file *file, struct vm_area_struct *vma)
+{
+	return up_domain_mmap(file->private_data, vma);
+}
+
+static __poll_t up_poll(struct file *file, poll_table *wait)
+{
+	struct up_domain *d = file->private_data;
+
+	if (!smp_load_acquire(&d->ready))
+		return EPOLLERR;
+	poll_wait(file, &d->poll_wait, wait);
+	return up_ring_readable(d) ? EPOLLIN | EPOLLRDNORM : 0;
+}
+
+static void up_show_fdinfo(struct seq_file *m, struct file *file)
+{
+	up_stats_fdinfo(m, file->private_data);
+}
+
+static const struct file_operations up_fops = {
+	.owner = THIS_MODULE,
+	.open = up_open,
+	.release = up_release,
+	.unlocked_ioctl = up_ioctl,
+	.mmap = up_mmap,
+	.poll = up_poll,
+	.show_fdinfo = up_show_fdinfo,
+	.llseek = noop_llseek,
+};
+
+static struct miscdevice up_misc = {
+	.minor = MISC_DYNAMIC_MINOR,
+	.name = "upreempt",
+	.fops = &up_fops,
+};
+
+int up_device_init(void)
+{
+	up_misc.mode = device_mode & 0777;
+	return misc_register(&up_misc);
+}
+
+void up_device_exit(void)
+{
+	misc_deregister(&up_misc);
+}

@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The gate: where stopped threads wait. Restore, then wait.
+ *
+ * The hook cannot sleep. It points the thread's PC at a page of the device's mapping
+ * that is never populated (one byte of it for each slot); nothing else is changed.
+ * The instruction fetch faults, and the driver's ->fault first writes the true PC back
+ * to the user frame and only then waits, interruptible and freezable. So debuggers,
+ * signals, core dumps and the freezer see the true registers; SIGKILL works; no user
+ * stack, no user code, no system call is needed, and a closed file descriptor or a
+ * seccomp filter changes nothing. On a signal the fault simply returns; the hook then
+ * catches the thread again at the handler's first instruction.
+ *
+ * Between the hook's return and the fault an interrupt may come in, and even a signal:
+ * its frame then holds the gate's address. The entry is therefore kept by stack
+ * pointer, and whoever comes back to the gate's address with that stack pointer gets
+ * its PC back. Whenever the hook or a capture meets the gate's address it translates.
+ *
+ * The fault's mechanism is that of userfaultfd: release mmap_lock, wait, and say that
+ * the fault is complete.
+ */
+#include <linux/freezer.h>
+#include <linux/mm.h>
+#include <linux/sched/signal.h>
+
+#include "upreempt.h"
+#include "trace.h"
+
+/* The address that stands for this thread's gate; 0 when the mapping is gone. */
+unsigned long up_gate_address(const struct up_thread *t)
+{
+	unsigned long base = READ_ONCE(t->domain->uaddr);
+
+	return base ? base + t->domain->gate_off + t->index : 0;
+}
+
+static const struct up_gate_entry *up_gate_find(const struct up_thread *t,
+						const struct pt_regs *regs)
+{
+	int i;
+
+	if (regs->ip != up_gate_address(t))
+		return NULL;
+	for (i = 0; i < UP_GATE_DEPTH; i++) {
+		const struct up_gate_entry *e =
+			&t->gate[(t->gate_next - 1 - i) % UP_GATE_DEPTH];
+
+		if (e->ip && e->sp == regs->sp)
+			return e;
+	}
+	return NULL;
+}
+
+/* The PC that user space has to see in @regs. */
+unsigned long up_gate_true_ip(const struct up_thread *t, const struct pt_regs *regs)
+{
+	const struct up_gate_entry *e = up_gate_find(t, regs);
+
+	return e ? e->ip : regs->ip;
+}
+
+/* Give the PC back. Context: the thread itself. Returns whether it was at the gate. */
+bool up_gate_undo(struct up_thread *t, struct pt_regs *regs)
+{
+	struct up_gate_entry *e = (struct up_gate_entry *)up_gate_find(t, regs);
+
+	if (!e)
+		return false;
+	regs->ip = e->ip;
+	regs->flags = (regs->flags & ~X86_EFLAGS_RF) | e->rf;	/* the fault set RF */
+	regs->orig_ax = -1;
+	e->ip = 0;
+	return true;
+}
+
+/* Context: the hook, under t->lock. */
+bool up_gate_enter(struct up_thread *t, struct pt_regs *regs)
+{
+	unsigned long address = up_gate_address(t);
+	struct up_gate_entry *e = &t->gate[t->gate_next % UP_GATE_DEPTH];
+
+	if (!address)
+		return false;
+	e->sp = regs->sp;
+	e->ip = regs->ip;
+	e->rf = regs->flags & X86_EFLAGS_RF;
+	t->gate_next++;
+	regs->ip = address;
+	regs->orig_ax = -1;
+	return true;
+}
+
+/* Under t->lock at the end of a wait: stay when a STOP was granted meanwhile. */
+static bool up_gate_leave(struct up_thread *t, bool interrupted)
+{
+	unsigned long flags;
+	bool stay;
+
+	raw_spin_lock_irqsave(&t->lock, flags);
+	stay = t->hold && !interrupted && !t->closing;
+	if (!stay)
+		t->gated = false;
+	raw_spin_unlock_irqrestore(&t->lock, flags);
+	return stay;
+}
+
+static bool up_gate_open(const struct up_thread *t)
+{
+	return !READ_ONCE(t->hold) || READ_ONCE(t->closing);
+}
+
+static void up_gate_wait(struct up_thread *t, unsigned long ip)
+{
+	unsigned long flags;
+	int ret;
+
+	trace_upreempt_gate(t->domain->id, t->tid, true, ip);
+	up_inject(gate_delay);
+	raw_spin_lock_irqsave(&t->lock, flags);
+	t->gated = t->hold && !t->closing;
+	t->count.gated++;
+	raw_spin_unlock_irqrestore(&t->lock, flags);
+	do {
+		ret = wait_event_freezable(t->gate_wait, up_gate_open(t));
+	} while (up_gate_leave(t, ret));
+	trace_upreempt_gate(t->domain->id, t->tid, false, ip);
+
+	/* Not asleep since the last arming, or woken by a signal: the hook decides. */
+	local_irq_save(flags);
+	if (READ_ONCE(t->attention))
+		up_arm(t, UP_FROM_GATE);
+	local_irq_restore(flags);
+}
+
+/**
+ * up_gate_fault - an access to the gate's pages
+ * @d: the domain
+ * @vmf: the fault
+ *
+ * Context: page fault, mmap_lock held.
+ * Return: SIGBUS unless it is the fetch of a thread that the hook has sent here.
+ */
+vm_fault_t up_gate_fault(struct up_domain *d, struct vm_fault *vmf)
+{
+	struct mm_struct *mm = vmf->vma->vm_mm;
+	struct pt_regs *regs = task_pt_regs(current);
+	unsigned long index;
+	struct up_thread *t;
+
+	if (!(vmf->flags & FAULT_FLAG_USER) || !(vmf->flags & FAULT_FLAG_ALLOW_RETRY) ||
+	    vmf->flags & FAULT_FLAG_RETRY_NOWAIT)
+		return VM_FAULT_SIGBUS;
+	index = regs->ip - READ_ONCE(d->uaddr) - d->gate_off;
+	if (index >= d->nr_slots)
+		return VM_FAULT_SIGBUS;
+	t = up_domain_thread(d, index);
+	if (!t)
+		return VM_FAULT_SIGBUS;
+	if (t->task != current || !up_gate_undo(t, regs)) {
+		up_thread_put(t);
+		return VM_FAULT_SIGBUS;
+	}
+
+	mmap_read_unlock(mm);
+	up_gate_wait(t, regs->ip);
+	up_thread_put(t);
+	/* NOPAGE for the core's fault code, COMPLETED for its caller: the lock is released. */
+	return VM_FAULT_NOPAGE | VM_FAULT_COMPLETED;
+}

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: GPL-2.0
+/* The order in which the module comes up and goes down. */
+#include <linux/module.h>
+
+#include "upreempt.h"
+
+struct workqueue_struct *up_wq;
+
+#ifdef UPREEMPT_INJECT
+unsigned int up_guards_off;
+module_param_named(guards, up_guards_off, uint, 0600);
+MODULE_PARM_DESC(guards, "test build: guards that are switched off (bits of enum up_guard)");
+unsigned int up_inject_ipi_delay_us;
+module_param_named(inject_ipi_delay_us, up_inject_ipi_delay_us, uint, 0600);
+MODULE_PARM_DESC(inject_ipi_delay_us, "test build: busy wait in the IPI handler");
+unsigned int up_inject_hook_delay_us;
+module_param_named(inject_hook_delay_us, up_inject_hook_delay_us, uint, 0600);
+MODULE_PARM_DESC(inject_hook_delay_us, "test build: busy wait in the hook");
+unsigned int up_inject_sched_in_delay_us;
+module_param_named(inject_sched_in_delay_us, up_inject_sched_in_delay_us, uint, 0600);
+MODULE_PARM_DESC(inject_sched_in_delay_us, "test build: busy wait in sched_in before the hook is armed");
+unsigned int up_inject_gate_delay_us;
+module_param_named(inject_gate_delay_us, up_inject_gate_delay_us, uint, 0600);
+MODULE_PARM_DESC(inject_gate_delay_us, "test build: busy wait between the gate's fault and its wait");
+#endif
+
+static int __init up_init(void)
+{
+	int ret;
+
+	BUILD_BUG_ON(sizeof(struct upreempt_regs) != 192);
+	BUILD_BUG_ON(sizeof(struct upreempt_event) != 256);
+	BUILD_BUG_ON(sizeof(struct upreempt_header) != 256);
+	BUILD_BUG_ON(sizeof(struct upreempt_slot) != 512);
+
+	up_wq = alloc_workqueue("upreempt", WQ_UNBOUND, 0);
+	if (!up_wq)
+		return -ENOMEM;
+
+	up_stats_init();
+	ret = up_device_init();
+	if (ret)
+		goto destroy_wq;
+	pr_info("upreempt: ABI %d ready\n", UPREEMPT_ABI_VERSION);
+	return 0;
+
+destroy_wq:
+	up_stats_exit();
+	destroy_workqueue(up_wq);
+	return ret;
+}
+
+/*
+ * Every thread, and every open file, holds a reference on the module: none of
+ * them exists any more. Work items that freed the last ones may still be on
+ * their way out, and so may be the interrupts-off sections that put them.
+ */
+static void __exit up_exit(void)
+{
+	up_device_exit();
+	up_stats_exit();
+	rcu_barrier();
+	destroy_workqueue(up_wq);
+	synchronize_rcu();
+}
+
+module_init(up_init);
+module_exit(up_exit);
+
+MODULE_DESCRIPTION("Stop, inspect, redirect and resume a program's threads");
+MODULE_AUTHOR("The upreempt authors");
+MODULE_LICENSE("GPL");
+MODULE_VERSION("0.1.0");

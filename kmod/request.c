@@ -1,0 +1,480 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Requests: queued on their thread, completed exactly once under its lock,
+ * then collected, reported in the ring, or (STOP) held until released.
+ */
+#include <linux/ktime.h>
+#include <linux/sched/signal.h>
+
+#include "upreempt.h"
+#include "trace.h"
+
+/* How long WAIT watches a running target before it sleeps. */
+#define UP_SPIN_NS	(100 * NSEC_PER_USEC)
+
+static struct up_request *up_request_find(struct up_thread *t, u64 seq)
+{
+	int i;
+
+	lockdep_assert_held(&t->lock);
+	for (i = 0; i < UP_MAX_REQUESTS; i++)
+		if (t->reqs[i].state != UP_REQ_FREE && t->reqs[i].event.seq == seq)
+			return &t->reqs[i];
+	return NULL;
+}
+
+/* Free the entry when nobody needs it any more. */
+static void up_request_settle(struct up_thread *t, struct up_request *r)
+{
+	if (r->state == UP_REQ_DONE && !r->held && r->nobody)
+		WRITE_ONCE(r->state, UP_REQ_FREE);
+	if (t->dead)
+		up_zombie_settle(t);
+}
+
+bool up_request_uncollected(const struct up_thread *t)
+{
+	int i;
+
+	for (i = 0; i < UP_MAX_REQUESTS; i++)
+		if (t->reqs[i].state == UP_REQ_DONE && !t->reqs[i].nobody)
+			return true;
+	return false;
+}
+
+/* ---- the timer: retries and deadlines --------------------------------------- */
+
+static void up_timer_at(struct up_thread *t, u64 ns)
+{
+	lockdep_assert_held(&t->lock);
+	if (t->timer_ns && t->timer_ns <= ns)
+		return;
+	t->timer_ns = ns;
+	hrtimer_start(&t->timer, ns_to_ktime(ns), HRTIMER_MODE_ABS_PINNED_HARD);
+}
+
+/* Under t->lock: look again soon, each time twice as late as the last, at most 1 ms. */
+void up_retry_later(struct up_thread *t)
+{
+	t->backoff_ns = clamp_t(u64, t->backoff_ns * 2, UP_BACKOFF_MIN_NS, UP_BACKOFF_MAX_NS);
+	up_timer_at(t, ktime_get_ns() + t->backoff_ns);
+}
+
+enum hrtimer_restart up_timer(struct hrtimer *timer)
+{
+	struct up_thread *t = container_of(timer, struct up_thread, timer);
+	u64 now = ktime_get_ns(), next = 0;
+	struct up_request *r, *n;
+	unsigned long flags;
+	bool more;
+
+	raw_spin_lock_irqsave(&t->lock, flags);
+	t->timer_ns = 0;
+	list_for_each_entry_safe(r, n, &t->queue, node) {
+		if (!r->deadline_ns)
+			continue;
+		if (r->deadline_ns <= now)
+			up_request_complete(t, r, UPREEMPT_UNSAFE, r->reason,
+					    UPREEMPT_FRAME_NONE, NULL);
+		else if (!next || r->deadline_ns < next)
+			next = r->deadline_ns;
+	}
+	if (next)
+		up_timer_at(t, next);
+	more = READ_ONCE(t->attention);
+	raw_spin_unlock_irqrestore(&t->lock, flags);
+
+	if (more)
+		up_kick(t);
+	return HRTIMER_NORESTART;
+}
+
+/* ---- completion -------------------------------------------------------------- */
+
+/* Under t->lock: what the fast paths look at, from what is true. */
+void up_attention_update(struct up_thread *t)
+{
+	u32 attention = 0;
+
+	lockdep_assert_held(&t->lock);
+	if (!list_empty(&t->queue))
+		attention |= UP_ATT_PENDING;
+	if (t->hold)
+		attention |= UP_ATT_HOLD;
+	if (t->closing)
+		attention |= UP_ATT_CLOSE;
+	if (t->resume_valid)
+		attention |= UP_ATT_RESUME;
+	WRITE_ONCE(t->attention, attention);
+
+	if (!t->dead) {
+		WRITE_ONCE(up_slot(t)->pending, !!(attention & UP_ATT_PENDING));
+		WRITE_ONCE(up_slot(t)->held, t->hold);
+	}
+	if (!(attention & UP_ATT_PENDING) && t->timer_ns && hrtimer_try_to_cancel(&t->timer) >= 0)
+		t->timer_ns = 0;
+}
+
+/**
+ * up_request_complete - make a request final, exactly once
+ * @t: its thread, locked
+ * @r: pending, on @t's queue
+ * @outcome: not PENDING
+ * @reason: for UNSAFE
+ * @frame: what @regs are
+ * @regs: the registers, or NULL
+ *
+ * Context: any with interrupts off, under @t->lock, maybe under rq->lock.
+ */
+void up_request_complete(struct up_thread *t, struct up_request *r,
+			 enum upreempt_outcome outcome, enum upreempt_reason reason,
+			 enum upreempt_frame frame, const struct upreempt_regs *regs)
+{
+	struct upreempt_slot *slot = up_slot(t);
+	struct upreempt_event *ev = &r->event;
+
+	lockdep_assert_held(&t->lock);
+	list_del_init(&r->node);
+	ev->outcome = outcome;
+	ev->reason = reason;
+	ev->frame = frame;
+	ev->final_ns = ktime_get_ns();
+	ev->cpu = raw_smp_processor_id();
+	if (regs)
+		ev->regs = *regs;
+	else
+		ev->regs.rip = r->last_ip;
+
+	t->count.outcomes[outcome]++;
+	t->backoff_ns = 0;
+	if (ev->kind == UPREEMPT_STOP &&
+	    (outcome == UPREEMPT_LANDED || outcome == UPREEMPT_BLOCKED)) {
+		r->held = true;
+		t->hold++;
+	}
+	trace_upreempt_outcome(t->domain->id, t->tid, ev->seq, ev->kind, outcome, reason,
+			       ev->final_ns - ev->request_ns);
+	if (r->flags & UPREEMPT_REQ_RING)
+		up_ring_post(t->domain, ev);
+
+	if (!t->dead) {
+		WRITE_ONCE(slot->done_outcome, outcome);
+		smp_store_release(&slot->done_seq, ev->seq);
+	}
+	/* Pairs with the acquire in up_request_wait(): the event is whole. */
+	smp_store_release(&r->state, UP_REQ_DONE);
+	up_request_settle(t, r);
+	up_attention_update(t);
+	if (wq_has_sleeper(&t->wait))
+		up_thread_wake(t);
+}
+
+/* Under t->lock: note why @r could not be granted now. */
+void up_request_defer(struct up_thread *t, struct up_request *r,
+		      enum upreempt_reason reason, unsigned long ip)
+{
+	r->reason = reason;
+	r->last_ip = ip;
+	r->event.attempts++;
+	t->count.deferrals[reason]++;
+	trace_upreempt_defer(t->domain->id, t->tid, r->event.seq, r->event.kind, reason, ip);
+}
+
+/* Under t->lock, for a thread that takes no more requests. */
+void up_request_drop_all(struct up_thread *t, enum upreempt_outcome outcome)
+{
+	struct up_request *r, *n;
+	int i;
+
+	list_for_each_entry_safe(r, n, &t->queue, node)
+		up_request_complete(t, r, outcome, UPREEMPT_R_NONE, UPREEMPT_FRAME_NONE, NULL);
+	for (i = 0; i < UP_MAX_REQUESTS; i++) {
+		r = &t->reqs[i];
+		if (r->state != UP_REQ_DONE || !r->held)
+			continue;
+		r->held = false;
+		if (r->nobody)
+			WRITE_ONCE(r->state, UP_REQ_FREE);
+	}
+	t->hold = 0;
+}
+
+/* ---- what the ioctls do -------------------------------------------------------- */
+
+/* STOP goes before REDIRECT, REDIRECT before SAMPLE; among equals, first come first served. */
+static void up_request_queue(struct up_thread *t, struct up_request *r)
+{
+	static const u8 rank[UPREEMPT_KIND_MAX] = {
+		[UPREEMPT_STOP] = 0, [UPREEMPT_REDIRECT] = 1, [UPREEMPT_SAMPLE] = 2,
+	};
+	struct list_head *before = &t->queue;
+	struct up_request *q;
+
+	list_for_each_entry(q, &t->queue, node) {
+		if (rank[q->event.kind] > rank[r->event.kind]) {
+			before = &q->node;
+			break;
+		}
+	}
+	list_add_tail(&r->node, before);
+}
+
+static int up_request_check(struct up_thread *t, const struct upreempt_request *arg)
+{
+	if (arg->kind == UPREEMPT_REDIRECT && !t->landing)
+		return -EOPNOTSUPP;
+	if (arg->kind == UPREEMPT_STOP && t->task == current)
+		return -EDEADLK;
+	return 0;
+}
+
+static struct up_request *up_request_new(struct up_thread *t, const struct upreempt_request *arg)
+{
+	struct up_request *r = NULL;
+	int i;
+
+	for (i = 0; i < UP_MAX_REQUESTS && !r; i++)
+		if (t->reqs[i].state == UP_REQ_FREE)
+			r = &t->reqs[i];
+	if (!r)
+		return NULL;
+	memset(r, 0, sizeof(*r));
+	INIT_LIST_HEAD(&r->node);
+	r->flags = arg->flags;
+	r->deadline_ns = arg->deadline_ns;
+	r->nobody = arg->flags & UPREEMPT_REQ_RING && !(arg->flags & UPREEMPT_REQ_WAIT);
+	r->reason = UPREEMPT_R_NOT_RUN;
+	r->event.seq = atomic64_inc_return(&t->domain->seq);
+	r->event.cookie = arg->cookie;
+	r->event.request_ns = ktime_get_ns();
+	r->event.slot = t->index;
+	r->event.tid = t->tid;
+	r->event.kind = arg->kind;
+	r->state = UP_REQ_PENDING;
+	return r;
+}
+
+static bool up_switched_off(const struct up_thread *t)
+{
+	return READ_ONCE(t->domain->header->off) || READ_ONCE(up_slot(t)->off);
+}
+
+/**
+ * up_request_submit - queue a request and see to its delivery
+ * @t: the target
+ * @arg: kind and flags were checked; seq is filled in
+ *
+ * Context: process.
+ * Return: 0, -ESRCH, -EAGAIN, -EDEADLK, -EOPNOTSUPP.
+ */
+int up_request_submit(struct up_thread *t, struct upreempt_request *arg)
+{
+	struct up_request *r;
+	unsigned long flags;
+	int ret;
+
+	ret = up_request_check(t, arg);
+	if (ret)
+		return ret;
+
+	raw_spin_lock_irqsave(&t->lock, flags);
+	if (t->dead) {
+		ret = -ESRCH;
+		goto unlock;
+	}
+	r = up_request_new(t, arg);
+	if (!r) {
+		ret = -EAGAIN;
+		goto unlock;
+	}
+	arg->seq = r->event.seq;
+	t->count.kinds[arg->kind]++;
+	trace_upreempt_request(t->domain->id, t->tid, arg->seq, arg->kind, arg->cookie);
+	up_request_queue(t, r);
+
+	if (up_switched_off(t))
+		up_request_complete(t, r, UPREEMPT_UNSAFE, UPREEMPT_R_OFF,
+				    UPREEMPT_FRAME_NONE, NULL);
+	else if (arg->kind == UPREEMPT_STOP && !up_gate_address(t))
+		up_request_complete(t, r, UPREEMPT_UNSAFE, UPREEMPT_R_NO_GATE,
+				    UPREEMPT_FRAME_NONE, NULL);
+	else if (r->deadline_ns && r->deadline_ns <= r->event.request_ns)
+		up_request_complete(t, r, UPREEMPT_UNSAFE, UPREEMPT_R_NOT_RUN,
+				    UPREEMPT_FRAME_NONE, NULL);
+	else if (r->deadline_ns)
+		up_timer_at(t, r->deadline_ns);
+	up_attention_update(t);
+	raw_spin_unlock_irqrestore(&t->lock, flags);
+
+	if (READ_ONCE(t->attention))
+		up_kick(t);
+	return 0;
+
+unlock:
+	raw_spin_unlock_irqrestore(&t->lock, flags);
+	return ret;
+}
+
+static bool up_request_final(const struct up_request *r, u64 seq)
+{
+	/* Pairs with the release in up_request_complete(). */
+	return smp_load_acquire(&r->state) != UP_REQ_PENDING || READ_ONCE(r->event.seq) != seq;
+}
+
+/* Sleeping costs two wake-ups: while the target runs elsewhere its answer comes sooner. */
+static void up_request_spin(struct up_thread *t, struct up_request *r, u64 seq)
+{
+	u64 end = ktime_get_ns() + UP_SPIN_NS;
+
+	while (!up_request_final(r, seq)) {
+		int where = atomic_read(&t->where);
+
+		if (where < 0 || where == raw_smp_processor_id() || need_resched() ||
+		    signal_pending(current) || ktime_get_ns() > end)
+			break;
+		cpu_relax();
+	}
+}
+
+/**
+ * up_request_wait - wait for an outcome and collect it
+ * @t: the thread
+ * @seq: the request
+ * @deadline_ns: of the waiting; 0: none, 1: do not wait
+ * @spin: watch a little before sleeping
+ * @event: where the outcome goes
+ *
+ * Context: process, may sleep.
+ * Return: 0, -ENOENT, -ETIMEDOUT, -ERESTARTSYS.
+ */
+int up_request_wait(struct up_thread *t, u64 seq, u64 deadline_ns, bool spin,
+		    struct upreempt_event *event)
+{
+	struct up_request *r;
+	unsigned long flags;
+	int ret = 0;
+
+	raw_spin_lock_irqsave(&t->lock, flags);
+	r = up_request_find(t, seq);
+	if (r && r->nobody)
+		r = NULL;
+	raw_spin_unlock_irqrestore(&t->lock, flags);
+	if (!r)
+		return -ENOENT;
+
+	if (spin)
+		up_request_spin(t, r, seq);
+	if (!deadline_ns) {
+		ret = wait_event_interruptible(t->wait, up_request_final(r, seq));
+	} else if (!up_request_final(r, seq)) {
+		u64 now = ktime_get_ns();
+
+		ret = deadline_ns <= now ? -ETIME :
+		      wait_event_interruptible_hrtimeout(t->wait, up_request_final(r, seq),
+							 ns_to_ktime(deadline_ns - now));
+	}
+	if (ret)
+		return ret == -ETIME ? -ETIMEDOUT : ret;
+
+	raw_spin_lock_irqsave(&t->lock, flags);
+	if (r->event.seq == seq && r->state == UP_REQ_DONE && !r->nobody) {
+		*event = r->event;
+		r->nobody = true;
+		up_request_settle(t, r);
+	} else {
+		ret = -ENOENT;
+	}
+	raw_spin_unlock_irqrestore(&t->lock, flags);
+	return ret;
+}
+
+/* Under t->lock: end the hold of a granted STOP. Returns whether the thread may go on. */
+static bool up_request_let_go(struct up_thread *t, struct up_request *r)
+{
+	r->held = false;
+	t->hold--;
+	up_request_settle(t, r);
+	up_attention_update(t);
+	return !t->hold;
+}
+
+/* The requester dies: cancel, release, forget. */
+void up_request_abandon(struct up_thread *t, u64 seq)
+{
+	struct up_request *r;
+	unsigned long flags;
+	bool go = false;
+
+	raw_spin_lock_irqsave(&t->lock, flags);
+	r = up_request_find(t, seq);
+	if (r) {
+		r->nobody = true;
+		if (r->state == UP_REQ_PENDING)
+			up_request_complete(t, r, UPREEMPT_CANCELLED, UPREEMPT_R_NONE,
+					    UPREEMPT_FRAME_NONE, NULL);
+		else if (r->held)
+			go = up_request_let_go(t, r);
+		else
+			up_request_settle(t, r);
+	}
+	raw_spin_unlock_irqrestore(&t->lock, flags);
+	if (go)
+		up_thread_wake(t);
+}
+
+/**
+ * up_request_cancel - withdraw a pending request
+ * @t: the thread
+ * @seq: the request
+ *
+ * Context: process.
+ * Return: 0, -ENOENT, -EALREADY.
+ */
+int up_request_cancel(struct up_thread *t, u64 seq)
+{
+	struct up_request *r;
+	unsigned long flags;
+	int ret = 0;
+
+	raw_spin_lock_irqsave(&t->lock, flags);
+	r = up_request_find(t, seq);
+	if (!r)
+		ret = -ENOENT;
+	else if (r->state != UP_REQ_PENDING)
+		ret = -EALREADY;
+	else
+		up_request_complete(t, r, UPREEMPT_CANCELLED, UPREEMPT_R_NONE,
+				    UPREEMPT_FRAME_NONE, NULL);
+	raw_spin_unlock_irqrestore(&t->lock, flags);
+	return ret;
+}
+
+/**
+ * up_request_release - end a STOP, granted or still pending
+ * @t: the thread
+ * @seq: the request
+ *
+ * Context: process.
+ * Return: 0, -ENOENT.
+ */
+int up_request_release(struct up_thread *t, u64 seq)
+{
+	struct up_request *r;
+	unsigned long flags;
+	bool go = false;
+	int ret = 0;
+
+	raw_spin_lock_irqsave(&t->lock, flags);
+	r = up_request_find(t, seq);
+	if (!r || r->event.kind != UPREEMPT_STOP || (r->state == UP_REQ_DONE && !r->held))
+		ret = -ENOENT;
+	else if (r->state == UP_REQ_PENDING)
+		up_request_complete(t, r, UPREEMPT_CANCELLED, UPREEMPT_R_NONE,
+				    UPREEMPT_FRAME_NONE, NULL);
+	else
+		go = up_request_let_go(t, r);
+	raw_spin_unlock_irqrestore(&t->lock, flags);
+	if (go)
+		wake_up_all(&t->gate_wait);
+	return ret;
+}

@@ -1,0 +1,352 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Registered threads: their life from REGISTER to the RCU-delayed free, and
+ * the scheduler's callbacks that keep up_thread.where true.
+ */
+#include <linux/module.h>
+#include <linux/pid.h>
+#include <linux/sched/mm.h>
+#include <linux/sched/task.h>
+#include <linux/slab.h>
+
+#include "upreempt.h"
+#include "trace.h"
+
+struct upreempt_slot *up_slot(const struct up_thread *t)
+{
+	return &t->domain->slots[t->index];
+}
+
+/* True when the task runs another program now (exec): the registration is void. */
+bool up_thread_moved_on(const struct up_thread *t)
+{
+	return READ_ONCE(t->task->mm) != t->mm && up_guard(UP_GUARD_MM);
+}
+
+/* ---- the scheduler's callbacks ------------------------------------------- */
+
+/*
+ * Context: the thread itself, preemption off, interrupts on (after the run queue
+ * was unlocked).
+ */
+static void up_sched_in(struct preempt_notifier *pn, int cpu)
+{
+	struct up_thread *t = container_of(pn, struct up_thread, pn);
+	unsigned long flags;
+
+	up_inject(sched_in_delay);
+	/* F: full barrier, pairs with E in up_kick(). Pinned: somebody copies our frame. */
+	while (unlikely(atomic_cmpxchg(&t->where, UP_OFF, cpu) == UP_PINNED))
+		cpu_relax();
+
+	if (likely(!READ_ONCE(t->attention) && !up_thread_moved_on(t)))
+		return;
+	local_irq_save(flags);
+	up_on_cpu(t, UP_FROM_SCHED_IN);
+	local_irq_restore(flags);
+}
+
+/*
+ * Context: the thread itself, under its rq->lock, interrupts off. The saved user
+ * frame does not change until sched_in, so what asks only for that frame is
+ * answered here.
+ */
+static void up_sched_out(struct preempt_notifier *pn, struct task_struct *next)
+{
+	struct up_thread *t = container_of(pn, struct up_thread, pn);
+
+	if (unlikely(t->armed) && up_guard(UP_GUARD_SCHED_OUT))
+		up_disarm(t);
+
+	if (unlikely(current->flags & PF_EXITING)) {
+		up_thread_finish(t, UPREEMPT_GONE);
+		if (READ_ONCE(current->__state) == TASK_DEAD) {
+			/* The last time: nobody walks this notifier after RCU's next period. */
+			atomic_set(&t->where, UP_DEAD);
+			up_thread_put(t);
+			return;
+		}
+	} else if (unlikely(READ_ONCE(t->attention) & UP_ATT_PENDING)) {
+		up_frame_requests(t, task_pt_regs(current), false);
+	}
+	atomic_set_release(&t->where, UP_OFF);
+}
+
+static struct preempt_ops up_preempt_ops = {
+	.sched_in = up_sched_in,
+	.sched_out = up_sched_out,
+};
+
+/* ---- references ----------------------------------------------------------- */
+
+static void up_thread_reap(struct work_struct *work)
+{
+	struct up_thread *t = container_of(to_rcu_work(work), struct up_thread, reap);
+	struct up_domain *d = t->domain;
+
+	hrtimer_cancel(&t->timer);
+	irq_work_sync(&t->irq_work);
+
+	spin_lock(&up_domains_lock);
+	list_del(&t->all);
+	up_stats_add(&d->past, &t->count);
+	spin_unlock(&up_domains_lock);
+
+	mmdrop(t->mm);
+	put_task_struct(t->task);
+	kfree(t);
+	up_domain_put(d);
+	module_put(THIS_MODULE);
+}
+
+/* What must not be done under a lock or with interrupts off is done from here. */
+static void up_thread_irq_work(struct irq_work *work)
+{
+	struct up_thread *t = container_of(work, struct up_thread, irq_work);
+
+	if (test_and_clear_bit(UP_IRQ_WAKE, &t->irq_flags)) {
+		wake_up_all(&t->wait);
+		wake_up_all(&t->gate_wait);
+	}
+	if (test_and_clear_bit(UP_IRQ_REAP, &t->irq_flags))
+		queue_rcu_work(up_wq, &t->reap);
+}
+
+/* Context: any, also under rq->lock and t->lock. */
+void up_thread_wake(struct up_thread *t)
+{
+	set_bit(UP_IRQ_WAKE, &t->irq_flags);
+	irq_work_queue(&t->irq_work);
+}
+
+/* Context: any. */
+void up_thread_put(struct up_thread *t)
+{
+	if (!refcount_dec_and_test(&t->ref))
+		return;
+	set_bit(UP_IRQ_REAP, &t->irq_flags);
+	irq_work_queue(&t->irq_work);
+}
+
+/* ---- the end of a registration --------------------------------------------- */
+
+/*
+ * A thread that is gone but has outcomes that nobody collected yet stays to be
+ * found by WAIT. Called under t->lock.
+ */
+void up_zombie_add(struct up_thread *t)
+{
+	struct up_domain *d = t->domain;
+	struct up_thread *oldest = NULL;
+
+	raw_spin_lock(&d->zombie_lock);
+	if (d->closed) {
+		raw_spin_unlock(&d->zombie_lock);
+		return;
+	}
+	refcount_inc(&t->ref);
+	t->zombie = true;
+	list_add_tail(&t->zombie_node, &d->zombies);
+	if (++d->nr_zombies > UP_MAX_ZOMBIES) {
+		oldest = list_first_entry(&d->zombies, struct up_thread, zombie_node);
+		list_del_init(&oldest->zombie_node);
+		oldest->zombie = false;
+		d->nr_zombies--;
+	}
+	raw_spin_unlock(&d->zombie_lock);
+	if (oldest)
+		up_thread_put(oldest);
+}
+
+/* Under t->lock of a dead thread: all collected? The caller has a reference of its own. */
+void up_zombie_settle(struct up_thread *t)
+{
+	struct up_domain *d = t->domain;
+	bool put = false;
+
+	if (up_request_uncollected(t))
+		return;
+	raw_spin_lock(&d->zombie_lock);
+	if (t->zombie) {
+		t->zombie = false;
+		list_del_init(&t->zombie_node);
+		d->nr_zombies--;
+		put = true;
+	}
+	raw_spin_unlock(&d->zombie_lock);
+	if (put)
+		up_thread_put(t);
+}
+
+/*
+ * No more requests: what is queued ends with @outcome, what is held goes on, the
+ * slot is free again. The notifiers stay until the thread itself takes them away.
+ * Context: any, may be called more than once.
+ */
+void up_thread_finish(struct up_thread *t, enum upreempt_outcome outcome)
+{
+	struct up_domain *d = t->domain;
+	unsigned long flags;
+
+	raw_spin_lock_irqsave(&t->lock, flags);
+	if (t->dead) {
+		raw_spin_unlock_irqrestore(&t->lock, flags);
+		return;
+	}
+	t->dead = true;
+	t->closing = true;
+	up_request_drop_all(t, outcome);
+	up_attention_update(t);
+	WRITE_ONCE(up_slot(t)->tid, 0);
+	if (up_request_uncollected(t))
+		up_zombie_add(t);
+	/* Only now may the slot be given to another thread. */
+	rcu_assign_pointer(d->threads[t->index], NULL);
+	atomic_dec(&d->nr_threads);
+	raw_spin_unlock_irqrestore(&t->lock, flags);
+	up_thread_wake(t);
+}
+
+/*
+ * Take the notifiers away and drop the registration's reference.
+ * Context: the thread itself, interrupts off, not in a preempt notifier.
+ */
+void up_thread_detach(struct up_thread *t)
+{
+	up_thread_finish(t, UPREEMPT_GONE);
+	up_disarm(t);
+	preempt_notifier_unregister(&t->pn);
+	atomic_set(&t->where, UP_DEAD);
+	up_thread_put(t);
+}
+
+/* ---- the beginning ---------------------------------------------------------- */
+
+static int up_register_check(const struct upreempt_register *reg)
+{
+	if (reg->flags || reg->reserved32 || reg->reserved[0] || reg->reserved[1] ||
+	    reg->reserved[2])
+		return -EINVAL;
+	if (!reg->landing != !reg->landing_end)
+		return -EINVAL;
+	if (reg->landing_end < reg->landing || reg->landing_end > TASK_SIZE_MAX ||
+	    reg->landing_end - reg->landing > UP_LANDING_MAX ||
+	    (reg->landing && reg->landing_end == reg->landing))
+		return -EINVAL;
+	if (!reg->stack_lo && !reg->stack_hi)
+		return 0;
+	if (reg->stack_lo >= reg->stack_hi || reg->stack_hi > TASK_SIZE_MAX ||
+	    reg->stack_need > reg->stack_hi - reg->stack_lo)
+		return -EINVAL;
+	return 0;
+}
+
+/* Under domain->mutex: the slot for the current thread, or -errno. */
+static int up_register_slot(struct up_domain *d, u32 wanted)
+{
+	int slot = wanted == UPREEMPT_ANY_SLOT ? -ENOSPC : (int)wanted;
+	u32 i;
+
+	if (wanted != UPREEMPT_ANY_SLOT && wanted >= d->nr_slots)
+		return -EINVAL;
+	for (i = 0; i < d->nr_slots; i++) {
+		struct up_thread *t;
+		bool same;
+
+		rcu_read_lock();
+		t = rcu_dereference(d->threads[i]);
+		same = t && t->task == current;
+		rcu_read_unlock();
+		if (same)
+			return -EEXIST;
+		if (!t && slot == -ENOSPC)
+			slot = i;
+		if (t && slot == (int)i)
+			slot = -EBUSY;
+	}
+	return slot;
+}
+
+static void up_thread_init(struct up_thread *t, struct up_domain *d, u32 index,
+			   const struct upreempt_register *reg)
+{
+	t->task = get_task_struct(current);
+	t->mm = current->mm;
+	mmgrab(t->mm);
+	t->tid = task_pid_vnr(current);
+	t->domain = d;
+	kref_get(&d->ref);
+	t->index = index;
+	t->landing = reg->landing;
+	t->landing_end = reg->landing_end;
+	t->arg = reg->arg;
+	t->stack_lo = reg->stack_lo;
+	t->stack_hi = reg->stack_hi;
+	t->stack_need = reg->stack_need;
+
+	refcount_set(&t->ref, 1);
+	raw_spin_lock_init(&t->lock);
+	INIT_LIST_HEAD(&t->queue);
+	INIT_LIST_HEAD(&t->zombie_node);
+	init_waitqueue_head(&t->wait);
+	init_waitqueue_head(&t->gate_wait);
+	init_irq_work(&t->irq_work, up_thread_irq_work);
+	INIT_RCU_WORK(&t->reap, up_thread_reap);
+	hrtimer_setup(&t->timer, up_timer, CLOCK_MONOTONIC, HRTIMER_MODE_ABS_PINNED_HARD);
+	INIT_CSD(&t->csd, up_ipi, t);
+	preempt_notifier_init(&t->pn, &up_preempt_ops);
+	t->urn.on_user_return = up_hook;
+}
+
+/**
+ * up_thread_register - register the current thread
+ * @d: a domain that is set up
+ * @reg: checked here; slot and tid are filled in
+ *
+ * Context: process, may sleep.
+ * Return: 0 or -errno.
+ */
+int up_thread_register(struct up_domain *d, struct upreempt_register *reg)
+{
+	struct upreempt_slot *slot;
+	struct up_thread *t;
+	int ret;
+
+	if (!up_domain_mine(d) || (current->flags & (PF_KTHREAD | PF_EXITING)))
+		return -EPERM;
+	ret = up_register_check(reg);
+	if (ret)
+		return ret;
+	t = kzalloc(sizeof(*t), GFP_KERNEL_ACCOUNT);
+	if (!t)
+		return -ENOMEM;
+
+	mutex_lock(&d->mutex);
+	ret = up_register_slot(d, reg->slot);
+	if (ret < 0) {
+		mutex_unlock(&d->mutex);
+		kfree(t);
+		return ret;
+	}
+	up_thread_init(t, d, ret, reg);
+	__module_get(THIS_MODULE);
+	spin_lock(&up_domains_lock);
+	list_add_tail(&t->all, &d->all_threads);
+	spin_unlock(&up_domains_lock);
+
+	slot = up_slot(t);
+	memset(slot, 0, sizeof(*slot));
+	WRITE_ONCE(slot->tid, t->tid);
+
+	preempt_disable();
+	atomic_set(&t->where, smp_processor_id());
+	preempt_notifier_register(&t->pn);
+	atomic_inc(&d->nr_threads);
+	rcu_assign_pointer(d->threads[t->index], t);
+	preempt_enable();
+	mutex_unlock(&d->mutex);
+
+	reg->slot = ret;
+	reg->tid = t->tid;
+	return 0;
+}

@@ -1,0 +1,303 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * The module's own types.
+ *
+ * struct up_domain   one open file; owns the shared memory and the slot table
+ * struct up_thread   one registered thread; owns its requests and the hook
+ * struct up_request  one request, from a pool in its thread
+ *
+ * References
+ * ----------
+ * A domain is held by its file, by each thread. A thread is held by its
+ * registration (until it unregistered itself, died, or left by exec), by an
+ * IPI under way, and by each ioctl that uses it. The last put frees it from a
+ * work item after an RCU grace period, because the scheduler may still be
+ * walking the notifier that lies in it. Each thread holds a reference on the
+ * module until then: module text is never freed under a live notifier.
+ *
+ * Where a thread is
+ * -----------------
+ * up_thread.where is the only word that the context-switch path writes: the CPU
+ * that runs the thread, UP_OFF, UP_DEAD, or UP_PINNED while somebody reads the
+ * saved user frame of a thread that is switched out; sched_in waits for that.
+ *
+ * The hook (user_return_notifier) hangs on a per-CPU list of the kernel. It is
+ * armed only while the thread is current there: sched_out disarms it. So an idle
+ * or an offline CPU never has it, and no CPU hotplug callback is needed.
+ *
+ * Lost requests: the requester queues, sets up_thread.attention, then reads
+ * where (barrier: E, full). sched_in changes where by cmpxchg, then reads
+ * attention (barrier: F, full). One of the two sees the other. An IPI that
+ * finds another task reads where again and follows.
+ *
+ * Locks, outermost first
+ * ----------------------
+ *	domain->mutex	SETUP, REGISTER, EVENTFD, mmap; sleeps
+ *	up_domains_lock	the lists for the counters; process context
+ *	rq->lock	the scheduler's, around sched_out
+ *	pin		up_thread.where == UP_PINNED; interrupts off
+ *	thread->lock	raw, interrupts off; requests, hold, the slot
+ *	zombie_lock, ring->lock	raw, interrupts off; leaves
+ * Nothing that may wake a task or take rq->lock is called under thread->lock:
+ * wake-ups go through irq_work.
+ */
+#ifndef _UPREEMPT_H
+#define _UPREEMPT_H
+
+#include <linux/atomic.h>
+#include <linux/hrtimer.h>
+#include <linux/ioctl.h>
+#include <linux/irq_work.h>
+#include <linux/kref.h>
+#include <linux/list.h>
+#include <linux/mutex.h>
+#include <linux/preempt.h>
+#include <linux/refcount.h>
+#include <linux/sched.h>
+#include <linux/sched/task_stack.h>
+#include <linux/smp.h>
+#include <linux/spinlock.h>
+#include <linux/user-return-notifier.h>
+#include <linux/wait.h>
+#include <linux/workqueue.h>
+#include <linux/upreempt.h>
+
+#include "inject.h"
+
+#define UP_MAX_SLOTS		16384U
+#define UP_MAX_EVENTS		(1U << 18)
+#define UP_MIN_EVENTS		16U
+#define UP_MAX_REQUESTS		16
+#define UP_LANDING_MAX		65536UL
+#define UP_GATE_DEPTH		4
+#define UP_MAX_ZOMBIES		1024
+#define UP_BACKOFF_MIN_NS	(20 * NSEC_PER_USEC)
+#define UP_BACKOFF_MAX_NS	(1000 * NSEC_PER_USEC)
+
+/* up_thread.where when it is no CPU number */
+#define UP_OFF		(-1)
+#define UP_PINNED	(-2)
+#define UP_DEAD		(-3)
+
+/* up_thread.attention: why the hook has to be armed */
+#define UP_ATT_PENDING	BIT(0)	/* requests are queued */
+#define UP_ATT_HOLD	BIT(1)	/* STOPs hold the thread */
+#define UP_ATT_CLOSE	BIT(2)	/* the domain is closed: leave it */
+#define UP_ATT_RESUME	BIT(3)	/* registers wait to be loaded */
+
+enum up_arm_from { UP_FROM_SELF, UP_FROM_IPI, UP_FROM_SCHED_IN, UP_FROM_TIMER, UP_FROM_GATE };
+
+enum up_req_state {
+	UP_REQ_FREE = 0,
+	UP_REQ_PENDING,		/* on thread->queue */
+	UP_REQ_DONE,		/* event is final; waits for a collector or a RELEASE */
+};
+
+/* All fields under thread->lock; state is also read without it (acquire). */
+struct up_request {
+	struct list_head node;
+	u8 state;		/* enum up_req_state */
+	u8 reason;		/* of the last deferral */
+	bool held;		/* a granted STOP that was not released */
+	bool nobody;		/* nobody will collect it */
+	u32 flags;		/* UPREEMPT_REQ_* */
+	u64 deadline_ns;
+	u64 last_ip;
+	struct upreempt_event event;
+};
+
+struct up_counters {
+	u64 kinds[8];
+	u64 outcomes[8];
+	u64 deferrals[32];
+	u64 ipis;
+	u64 hooks;
+	u64 gated;
+	u64 resumes;
+};
+
+/* The gate replaced the PC of a thread whose stack pointer was sp. */
+struct up_gate_entry {
+	unsigned long sp;
+	unsigned long ip;
+	unsigned long rf;
+};
+
+struct up_thread {
+	/* the context-switch path: first cache line */
+	struct preempt_notifier pn;
+	atomic_t where;
+	u32 attention;			/* written under lock, read everywhere */
+	struct task_struct *task;
+	struct mm_struct *mm;		/* at registration; mmgrab'ed */
+	bool armed;			/* only by the thread itself, interrupts off */
+
+	struct user_return_notifier urn;
+	call_single_data_t csd;
+	refcount_t ref;
+
+	struct up_domain *domain;
+	u32 index;			/* its slot */
+	pid_t tid;			/* in its own pid namespace */
+	unsigned long landing, landing_end, arg, stack_lo, stack_hi;
+	u32 stack_need;
+
+	raw_spinlock_t lock;
+	bool dead;			/* takes no requests any more */
+	bool closing;			/* the hook has to detach it */
+	bool zombie;			/* dead with outcomes nobody collected: on domain->zombies */
+	struct list_head zombie_node;	/* under domain->zombie_lock */
+	bool gated;			/* waits in the gate */
+	u32 hold;			/* granted STOPs not released yet */
+	struct list_head queue;		/* pending, in order STOP, REDIRECT, SAMPLE */
+	struct up_request reqs[UP_MAX_REQUESTS];
+	struct up_gate_entry gate[UP_GATE_DEPTH];
+	u32 gate_next;
+
+	/* kernel resume: from the ioctl to the hook of the same exit */
+	bool resume_valid;
+	unsigned long resume_ip, resume_sp;
+	struct upreempt_regs resume;
+
+	struct hrtimer timer;		/* retry and deadlines */
+	u64 timer_ns;			/* when it will fire, 0: not set */
+	u64 backoff_ns;
+
+	wait_queue_head_t wait;		/* those who wait for an outcome */
+	wait_queue_head_t gate_wait;	/* the thread itself, held */
+	struct irq_work irq_work;
+	unsigned long irq_flags;
+#define UP_IRQ_WAKE	0
+#define UP_IRQ_REAP	1
+	struct rcu_work reap;
+	struct list_head all;		/* domain->all_threads, for stats; under up_domains_lock */
+	struct up_counters count;	/* under lock; hooks and ipis racy by one */
+};
+
+struct up_ring {
+	raw_spinlock_t lock;
+	u64 head;			/* the truth; the shared copy is for the consumer */
+	u64 dropped;
+	u32 mask;
+	struct upreempt_event *events;
+};
+
+struct up_domain {
+	struct kref ref;
+	u32 id;
+	struct pid *owner;		/* thread group that opened it */
+	struct mm_struct *mm;		/* its mm at open; mmgrab'ed */
+	struct mutex mutex;
+	bool ready;			/* SETUP is done; set with release, read with acquire */
+	u32 nr_slots;
+	atomic_t nr_threads;
+	atomic64_t seq;
+	struct up_thread __rcu **threads;
+
+	struct page **pages;
+	unsigned long nr_pages;		/* populated ones */
+	unsigned long gate_pages;
+	unsigned long gate_off;		/* bytes; the header's copy is the program's */
+	void *mem;			/* vmap of pages */
+	struct upreempt_header *header;
+	struct upreempt_slot *slots;
+	unsigned long uaddr;		/* where the owner mapped it, 0: not */
+	atomic_t mappings;
+
+	struct up_ring ring;
+	wait_queue_head_t poll_wait;
+	struct eventfd_ctx *eventfd;	/* under mutex; read under RCU */
+	struct irq_work wake;
+	struct rcu_work reap;
+	struct list_head zombies;	/* threads that are gone with uncollected outcomes */
+	u32 nr_zombies;
+	bool closed;			/* no more zombies: nobody could collect */
+	raw_spinlock_t zombie_lock;
+	struct list_head all;		/* up_domains; under up_domains_lock, as: */
+	struct list_head all_threads;
+	struct up_counters past;	/* of threads that have left */
+};
+
+extern struct workqueue_struct *up_wq;
+extern struct list_head up_domains;
+extern spinlock_t up_domains_lock;
+
+/* device.c */
+int up_device_init(void);
+void up_device_exit(void);
+
+/* domain.c */
+struct up_domain *up_domain_create(void);
+int up_domain_setup(struct up_domain *d, struct upreempt_setup *setup);
+int up_domain_mmap(struct up_domain *d, struct vm_area_struct *vma);
+int up_domain_eventfd(struct up_domain *d, int fd);
+void up_domain_close(struct up_domain *d);
+void up_domain_put(struct up_domain *d);
+bool up_domain_mine(const struct up_domain *d);
+struct up_thread *up_domain_thread(struct up_domain *d, u32 slot);
+struct up_thread *up_domain_zombie(struct up_domain *d, u32 slot, u64 seq);
+
+/* thread.c */
+int up_thread_register(struct up_domain *d, struct upreempt_register *reg);
+void up_thread_detach(struct up_thread *t);
+void up_thread_finish(struct up_thread *t, enum upreempt_outcome outcome);
+void up_thread_put(struct up_thread *t);
+void up_thread_wake(struct up_thread *t);
+struct upreempt_slot *up_slot(const struct up_thread *t);
+void up_zombie_add(struct up_thread *t);
+void up_zombie_settle(struct up_thread *t);
+bool up_thread_moved_on(const struct up_thread *t);
+
+/* request.c */
+int up_request_submit(struct up_thread *t, struct upreempt_request *arg);
+int up_request_wait(struct up_thread *t, u64 seq, u64 deadline_ns, bool spin,
+		    struct upreempt_event *event);
+void up_request_abandon(struct up_thread *t, u64 seq);
+int up_request_cancel(struct up_thread *t, u64 seq);
+int up_request_release(struct up_thread *t, u64 seq);
+void up_request_complete(struct up_thread *t, struct up_request *r,
+			 enum upreempt_outcome outcome, enum upreempt_reason reason,
+			 enum upreempt_frame frame, const struct upreempt_regs *regs);
+void up_request_defer(struct up_thread *t, struct up_request *r,
+		      enum upreempt_reason reason, unsigned long ip);
+void up_request_drop_all(struct up_thread *t, enum upreempt_outcome outcome);
+bool up_request_uncollected(const struct up_thread *t);
+void up_retry_later(struct up_thread *t);
+void up_attention_update(struct up_thread *t);
+enum hrtimer_restart up_timer(struct hrtimer *timer);
+
+/* deliver.c */
+void up_kick(struct up_thread *t);
+void up_arm(struct up_thread *t, enum up_arm_from from);
+void up_disarm(struct up_thread *t);
+void up_on_cpu(struct up_thread *t, enum up_arm_from from);
+void up_frame_requests(struct up_thread *t, const struct pt_regs *regs, bool current_task);
+void up_hook(struct user_return_notifier *urn);
+void up_ipi(void *info);
+int up_resume(struct up_thread *t, const struct upreempt_regs *regs);
+
+/* gate.c */
+unsigned long up_gate_address(const struct up_thread *t);
+bool up_gate_enter(struct up_thread *t, struct pt_regs *regs);
+bool up_gate_undo(struct up_thread *t, struct pt_regs *regs);
+unsigned long up_gate_true_ip(const struct up_thread *t, const struct pt_regs *regs);
+vm_fault_t up_gate_fault(struct up_domain *d, struct vm_fault *vmf);
+
+/* safepoint.c */
+enum upreempt_reason up_check_stop(struct up_thread *t, const struct pt_regs *regs);
+enum upreempt_reason up_check_redirect(struct up_thread *t, const struct pt_regs *regs);
+bool up_reason_is_final(enum upreempt_reason reason);
+
+/* ring.c */
+bool up_ring_has_room(struct up_domain *d);
+bool up_ring_post(struct up_domain *d, const struct upreempt_event *event);
+bool up_ring_readable(struct up_domain *d);
+
+/* stats.c */
+void up_stats_add(struct up_counters *sum, const struct up_counters *c);
+int up_stats_get(struct up_domain *d, struct upreempt_stats *stats);
+void up_stats_fdinfo(struct seq_file *m, struct up_domain *d);
+void up_stats_init(void);
+void up_stats_exit(void);
+
+#endif /* _UPREEMPT_H */
