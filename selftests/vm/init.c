@@ -5,6 +5,7 @@
  * It is linked statically and started from a small initramfs. What to do stands in /job, a list of
  * NUL-terminated KEY=VALUE entries written by run.sh:
  *	insmod=FILE	load this module from the initramfs (in the order given)
+ *	top=DIR		the source tree: visible even where a fresh /tmp would hide it
  *	out=DIR		mount the host's build directory there, writable
  *	modules=DIR	bind this over /lib/modules, so that modprobe works
  *	ko=FILE		load this module before the command and unload it after it
@@ -184,6 +185,37 @@ static void may_mount(const char *from, const char *to, const char *type)
 	(void)mount(from, to, type, 0, NULL);
 }
 
+static void make_path(char *path)
+{
+	char *p;
+
+	for (p = path + 1; (p = strchr(p, '/')); *p++ = '/') {
+		*p = 0;
+		mkdir(path, 0755);
+	}
+	mkdir(path, 0755);
+}
+
+/* The mounts that cover parts of the host's tree; a source tree below one of them is carried over. */
+static void cover(void)
+{
+	const char *top = next("top", NULL);
+	char path[4096];
+
+	mkdir("/tree", 0755);
+	snprintf(path, sizeof(path), ROOT "%s", top);
+	must_mount(path, "/tree", NULL, MS_BIND, NULL);
+	must_mount("dev", ROOT "/dev", "devtmpfs", 0, "mode=755");
+	must_mount("proc", ROOT "/proc", "proc", 0, NULL);
+	must_mount("sys", ROOT "/sys", "sysfs", 0, NULL);
+	must_mount("tmp", ROOT "/tmp", "tmpfs", 0, "mode=1777");
+	must_mount("run", ROOT "/run", "tmpfs", 0, "mode=755");
+	if (!access(path, F_OK))
+		return;
+	make_path(path);
+	must_mount("/tree", path, NULL, MS_BIND, NULL);
+}
+
 static void enter_host_tree(void)
 {
 	static const char p9[] = "trans=virtio,version=9p2000.L,msize=512000";
@@ -193,16 +225,11 @@ static void enter_host_tree(void)
 	mkdir(ROOT, 0755);
 	snprintf(opt, sizeof(opt), "%s,cache=loose", p9);
 	must_mount("root", ROOT, "9p", MS_RDONLY, opt);
+	cover();
 	snprintf(path, sizeof(path), ROOT "%s", out);
 	/* Not cached: the host looks at results while the guest runs. cache=mmap allows shared mappings. */
 	snprintf(opt, sizeof(opt), "%s,cache=mmap", p9);
 	must_mount("out", path, "9p", 0, opt);
-
-	must_mount("dev", ROOT "/dev", "devtmpfs", 0, "mode=755");
-	must_mount("proc", ROOT "/proc", "proc", 0, NULL);
-	must_mount("sys", ROOT "/sys", "sysfs", 0, NULL);
-	must_mount("tmp", ROOT "/tmp", "tmpfs", 0, "mode=1777");
-	must_mount("run", ROOT "/run", "tmpfs", 0, "mode=755");
 	if (modules && mount(modules, ROOT "/lib/modules", NULL, MS_BIND, NULL)) {
 		snprintf(path, sizeof(path), ROOT "%s", modules);
 		(void)mount(path, ROOT "/lib/modules", NULL, MS_BIND, NULL);

@@ -65,6 +65,7 @@ log=${log:-$OUT/vm/$kernel.log}
 mkdir -p "$OUT/vm"
 run=$(mktemp -d "$OUT/vm/run.XXXXXX")
 qemu_pid=''
+# shellcheck disable=SC2317 # called by the trap
 cleanup() {
 	[ -z "$qemu_pid" ] || kill "$qemu_pid" 2>/dev/null || true
 	rm -rf "$run"
@@ -115,7 +116,7 @@ make_job() {
 	mkdir "$run/job"
 	{
 		while read -r m; do printf 'insmod=/modules/%s\0' "$m"; done <"$OUT/vm/$kernel.insmod"
-		printf '%s\0' "out=$OUT" "modules=$kroot/lib/modules" "cwd=$PWD"
+		printf '%s\0' "top=$TOP" "out=$OUT" "modules=$kroot/lib/modules" "cwd=$PWD"
 		[ -z "$probe_kvm" ] || printf 'probe=1\0'
 		case $module in
 		none) ;;
@@ -175,8 +176,9 @@ qemu_arguments() {
 	tcg) args+=(-accel "$tcg") ;;
 	kvm) args+=(-accel kvm) ;;
 	esac
-	[ -z "$icount" ] || args+=(-icount shift=0,sleep=off)
+	[ -z "$icount" ] || args+=(-icount "shift=0,sleep=off")
 	# panic=-1: reboot, that is, end at once. The rest turns hangs into panics.
+	# shellcheck disable=SC2054 # the commas are QEMU's
 	args+=(
 		-kernel "$kroot/vmlinuz" -initrd "$run/initramfs"
 		-append "console=ttyS0 quiet panic=-1 oops=panic softlockup_panic=1 hung_task_panic=1 nokaslr $append"
@@ -190,11 +192,11 @@ qemu_arguments() {
 		-chardev "file,id=result,path=$run/result" -device virtserialport,chardev=result,name=result
 	)
 	if [ -n "$interactive" ]; then
-		args+=(-chardev stdio,id=out,signal=off)
+		args+=(-chardev "stdio,id=out,signal=off")
 	else
 		args+=(-chardev "file,id=out,path=$run/out")
 	fi
-	args+=(-device virtserialport,chardev=out,name=out)
+	args+=(-device "virtserialport,chardev=out,name=out")
 }
 
 # Reads the reports as they come: progress for the person who waits, facts for the verdict.
@@ -273,7 +275,7 @@ judge() {
 	fi
 	[ -z "$fail" ] || trouble "the guest could not start: $fail"
 	[ -n "$end" ] || { tail -n 15 "$log" >&2; trouble "the machine ended without a verdict (log: $log)"; }
-	for word in start done; do
+	for word in "start" "done"; do
 		grep -aq "upreempt-vm: $word" "$log" || trouble "the kernel log is not whole, no '$word': $log"
 	done
 	[ "$module" = none ] || [ "$rmmod" = ok ] || trouble "the module could not be unloaded: ${rmmod:-no report}"

@@ -60,10 +60,11 @@ apt_fetch "$deb" "${packages[@]}" || die "kernel $series: download failed"
 for f in "$deb"/*.deb; do
 	dpkg-deb -x "$f" "$dest"
 done
-rm -rf "$deb" "$dest/usr/share"
+rm -rf "$deb" "${dest:?}/usr/share"
 
 # The packages expect to live in /usr/src; say it relative, so that the tree can be anywhere and move.
 headers=$dest/usr/src/linux-headers-$release
+# shellcheck disable=SC2016 # make expands it
 sed -i -E 's|^include /usr/src/(.*)$|include $(dir $(realpath $(lastword $(MAKEFILE_LIST))))../\1|' "$headers/Makefile"
 ! grep -q /usr/src "$headers/Makefile" || die "kernel $series: the headers' Makefile has an unexpected form"
 rm -f "$dest/lib/modules/$release/build" "$dest/lib/modules/$release/source"
