@@ -94,11 +94,15 @@ enum hrtimer_restart up_timer(struct hrtimer *timer)
 /* Under t->lock: what the fast paths look at, from what is true. */
 void up_attention_update(struct up_thread *t)
 {
+	struct up_request *r;
 	u32 attention = 0;
 
 	lockdep_assert_held(&t->lock);
-	if (!list_empty(&t->queue))
+	list_for_each_entry(r, &t->queue, node) {
 		attention |= UP_ATT_PENDING;
+		if (r->event.kind == UPREEMPT_REDIRECT && !r->event.attempts)
+			attention |= UP_ATT_WANTED;
+	}
 	if (t->hold)
 		attention |= UP_ATT_HOLD;
 	if (t->closing)
@@ -228,6 +232,39 @@ static int up_request_check(struct up_thread *t, const struct upreempt_request *
 	return 0;
 }
 
+/*
+ * The target may itself be waiting for an outcome, in a system call that only ends when
+ * that is final: two threads that redirect each other would wait for ever. Send it home;
+ * it lands, and its library waits again.
+ */
+static void up_wake_waiting(struct up_thread *t)
+{
+	struct up_thread *other = NULL;
+	unsigned long flags;
+
+	raw_spin_lock_irqsave(&t->lock, flags);
+	if (t->attention & UP_ATT_WANTED && t->waits_for) {
+		other = t->waits_for;
+		refcount_inc(&other->ref);	/* the waiter holds one */
+	}
+	raw_spin_unlock_irqrestore(&t->lock, flags);
+	if (other) {
+		wake_up_all(&other->wait);
+		up_thread_put(other);
+	}
+}
+
+static void up_waits_for(struct up_thread *self, struct up_thread *t)
+{
+	unsigned long flags;
+
+	if (!self)
+		return;
+	raw_spin_lock_irqsave(&self->lock, flags);
+	self->waits_for = t;
+	raw_spin_unlock_irqrestore(&self->lock, flags);
+}
+
 static struct up_request *up_request_new(struct up_thread *t, const struct upreempt_request *arg)
 {
 	struct up_request *r = NULL;
@@ -308,6 +345,7 @@ int up_request_submit(struct up_thread *t, struct upreempt_request *arg)
 
 	if (READ_ONCE(t->attention))
 		up_kick(t);
+	up_wake_waiting(t);
 	return 0;
 
 unlock:
@@ -321,12 +359,19 @@ static bool up_request_final(const struct up_request *r, u64 seq)
 	return smp_load_acquire(&r->state) != UP_REQ_PENDING || READ_ONCE(r->event.seq) != seq;
 }
 
+/* It is final, or the waiter itself is wanted in its landing. */
+static bool up_wait_over(const struct up_request *r, u64 seq, const struct up_thread *self)
+{
+	return up_request_final(r, seq) || (self && READ_ONCE(self->attention) & UP_ATT_WANTED);
+}
+
 /* Sleeping costs two wake-ups: while the target runs elsewhere its answer comes sooner. */
-static void up_request_spin(struct up_thread *t, struct up_request *r, u64 seq)
+static void up_request_spin(struct up_thread *t, struct up_request *r, u64 seq,
+			    const struct up_thread *self)
 {
 	u64 end = ktime_get_ns() + UP_SPIN_NS;
 
-	while (!up_request_final(r, seq)) {
+	while (!up_wait_over(r, seq, self)) {
 		int where = atomic_read(&t->where);
 
 		if (where < 0 || where == raw_smp_processor_id() || need_resched() ||
@@ -345,11 +390,13 @@ static void up_request_spin(struct up_thread *t, struct up_request *r, u64 seq)
  * @event: where the outcome goes
  *
  * Context: process, may sleep.
- * Return: 0, -ENOENT, -ETIMEDOUT, -ERESTARTSYS.
+ * Return: 0, -ENOENT, -ETIMEDOUT, -ERESTARTSYS (a signal), -EINTR (a REDIRECT of the
+ * waiter itself: it lands at the return).
  */
 int up_request_wait(struct up_thread *t, u64 seq, u64 deadline_ns, bool spin,
 		    struct upreempt_event *event)
 {
+	struct up_thread *self = up_thread_current();
 	struct up_request *r;
 	unsigned long flags;
 	int ret = 0;
@@ -363,18 +410,22 @@ int up_request_wait(struct up_thread *t, u64 seq, u64 deadline_ns, bool spin,
 		return -ENOENT;
 
 	if (spin)
-		up_request_spin(t, r, seq);
+		up_request_spin(t, r, seq, self);
+	up_waits_for(self, t);
 	if (!deadline_ns) {
-		ret = wait_event_interruptible(t->wait, up_request_final(r, seq));
+		ret = wait_event_interruptible(t->wait, up_wait_over(r, seq, self));
 	} else if (!up_request_final(r, seq)) {
 		u64 now = ktime_get_ns();
 
 		ret = deadline_ns <= now ? -ETIME :
-		      wait_event_interruptible_hrtimeout(t->wait, up_request_final(r, seq),
+		      wait_event_interruptible_hrtimeout(t->wait, up_wait_over(r, seq, self),
 							 ns_to_ktime(deadline_ns - now));
 	}
+	up_waits_for(self, NULL);
 	if (ret)
 		return ret == -ETIME ? -ETIMEDOUT : ret;
+	if (!up_request_final(r, seq))
+		return -EINTR;
 
 	raw_spin_lock_irqsave(&t->lock, flags);
 	if (r->event.seq == seq && r->state == UP_REQ_DONE && !r->nobody) {

@@ -77,6 +77,23 @@ static struct preempt_ops up_preempt_ops = {
 	.sched_out = up_sched_out,
 };
 
+/* The current thread's registration (any of them), or NULL. Only it can end it. */
+struct up_thread *up_thread_current(void)
+{
+	struct up_thread *t = NULL;
+	struct preempt_notifier *pn;
+
+	preempt_disable();
+	hlist_for_each_entry(pn, &current->preempt_notifiers, link) {
+		if (pn->ops == &up_preempt_ops) {
+			t = container_of(pn, struct up_thread, pn);
+			break;
+		}
+	}
+	preempt_enable();
+	return t;
+}
+
 /* ---- references ----------------------------------------------------------- */
 
 static void up_thread_reap(struct work_struct *work)

@@ -84,6 +84,7 @@
 #define UP_ATT_HOLD	BIT(1)	/* STOPs hold the thread */
 #define UP_ATT_CLOSE	BIT(2)	/* the domain is closed: leave it */
 #define UP_ATT_RESUME	BIT(3)	/* registers wait to be loaded */
+#define UP_ATT_WANTED	BIT(4)	/* a REDIRECT that the hook has not seen yet */
 
 enum up_arm_from { UP_FROM_SELF, UP_FROM_IPI, UP_FROM_SCHED_IN, UP_FROM_TIMER, UP_FROM_GATE };
 
@@ -164,6 +165,7 @@ struct up_thread {
 	u64 backoff_ns;
 
 	wait_queue_head_t wait;		/* those who wait for an outcome */
+	struct up_thread *waits_for;	/* whose outcome this thread itself waits for; under lock */
 	wait_queue_head_t gate_wait;	/* the thread itself, held */
 	struct irq_work irq_work;
 	unsigned long irq_flags;
@@ -243,6 +245,7 @@ void up_thread_detach(struct up_thread *t);
 void up_thread_finish(struct up_thread *t, enum upreempt_outcome outcome);
 void up_thread_put(struct up_thread *t);
 void up_thread_wake(struct up_thread *t);
+struct up_thread *up_thread_current(void);
 struct upreempt_slot *up_slot(const struct up_thread *t);
 void up_zombie_add(struct up_thread *t);
 void up_zombie_settle(struct up_thread *t);
