@@ -20,7 +20,7 @@ while [ $# -gt 0 ]; do
 done
 [ ${#places[@]} -gt 0 ] || places=(lint host vm script)
 [ ${#kernels[@]} -gt 0 ] || mapfile -t kernels <"$OUT/kernels/available"
-[ -t 1 ] || export NO_COLOR=1
+[ ! -t 1 ] || export UPREEMPT_COLOR=1
 
 cd "$TOP" || exit 1
 check=$OUT/check
@@ -54,7 +54,7 @@ run_vm() {
 	echo "vm-$kernel"
 	[ -e "$OUT/kmod/$kernel/inject/upreempt.ko" ] || { add_failure "vm-$kernel" "there is no module for it"; return; }
 	selftests/vm/run.sh --kernel "$kernel" --timeout "${UPREEMPT_VM_LIMIT:-1200}" --log "$check/vm-$kernel.log" \
-		--env "ONLY=${ONLY:-}" --env "NO_COLOR=${NO_COLOR:-}" -- selftests/runlist.sh vm "$kernel" || status=$?
+		--env "ONLY=${ONLY:-}" -- selftests/runlist.sh vm "$kernel" || status=$?
 	case $status in
 	0 | 1) ;;	# counted already
 	124) add_failure "vm-$kernel" "the machine was stopped at its time limit" ;;

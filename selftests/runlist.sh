@@ -22,7 +22,8 @@ tap=$OUT/check/$place.tap
 sum=$OUT/check/$place.sum
 failed_any=''
 verdicts=("ok  " FAIL)
-[ -n "${NO_COLOR:-}" ] || verdicts[1]=$'\e[31mFAIL\e[0m'
+# In the test machine output is a pipe: run.sh says whether a terminal is at its other end.
+[ ! -t 1 ] && [ -z "${UPREEMPT_COLOR:-}" ] || verdicts[1]=$'\e[31mFAIL\e[0m'
 
 mkdir -p "$dir"
 rm -rf "${dir:?}"/*

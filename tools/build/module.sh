@@ -51,6 +51,11 @@ add_btf() {
 	bpftool -B "$base" btf dump file "$ko" >/dev/null || die "the BTF in $ko cannot be read"
 }
 
+# Two callers at once (a person and a test run) take turns.
+mkdir -p "$OUT/build" "$OUT/log"
+exec 9>"$OUT/build/$series.lock"
+flock 9
+
 for variant in normal inject; do
 	dir=$OUT/build/$series/$variant
 	result=$OUT/kmod/$series
@@ -60,7 +65,7 @@ for variant in normal inject; do
 		flags+=(UPREEMPT_INJECT=1)
 	fi
 	log=$OUT/log/module-$series-$variant.log
-	mkdir -p "$result" "$OUT/log"
+	mkdir -p "$result"
 	sync_sources "$dir"
 	status=0
 	make -s -C "$kdir" M="$dir" "${flags[@]}" modules >"$log" 2>&1 || status=$?
