@@ -79,16 +79,6 @@ static long up_ioc_setup(struct up_domain *d, void __user *uarg)
 	return ret ? ret : up_arg_put(uarg, &s, sizeof(s));
 }
 
-static long up_ioc_register(struct up_domain *d, void __user *uarg)
-{
-	struct upreempt_register reg;
-	int ret = up_arg_get(&reg, sizeof(reg), uarg);
-
-	if (!ret)
-		ret = up_thread_register(d, &reg);
-	return ret ? ret : up_arg_put(uarg, &reg, sizeof(reg));
-}
-
 /* The caller's own registration in @slot, with a reference. */
 static struct up_thread *up_self(struct up_domain *d, u32 slot)
 {
@@ -105,18 +95,11 @@ static struct up_thread *up_self(struct up_domain *d, u32 slot)
 	return ERR_PTR(-EPERM);
 }
 
-static long up_ioc_unregister(struct up_domain *d, void __user *uarg)
+static int up_unregister(struct up_domain *d, u32 slot)
 {
-	struct upreempt_ref ref;
-	struct up_thread *t;
+	struct up_thread *t = up_self(d, slot);
 	unsigned long flags;
-	int ret = up_arg_get(&ref, sizeof(ref), uarg);
 
-	if (ret)
-		return ret;
-	if (ref.seq)
-		return -EINVAL;
-	t = up_self(d, ref.slot);
 	if (IS_ERR(t))
 		return PTR_ERR(t);
 	local_irq_save(flags);
@@ -124,6 +107,32 @@ static long up_ioc_unregister(struct up_domain *d, void __user *uarg)
 	local_irq_restore(flags);
 	up_thread_put(t);
 	return 0;
+}
+
+static long up_ioc_register(struct up_domain *d, void __user *uarg)
+{
+	struct upreempt_register reg;
+	int ret = up_arg_get(&reg, sizeof(reg), uarg);
+
+	if (!ret)
+		ret = up_thread_register(d, &reg);
+	if (!ret && up_arg_put(uarg, &reg, sizeof(reg))) {
+		up_unregister(d, reg.slot);
+		ret = -EFAULT;
+	}
+	return ret;
+}
+
+static long up_ioc_unregister(struct up_domain *d, void __user *uarg)
+{
+	struct upreempt_ref ref;
+	int ret = up_arg_get(&ref, sizeof(ref), uarg);
+
+	if (ret)
+		return ret;
+	if (ref.seq)
+		return -EINVAL;
+	return up_unregister(d, ref.slot);
 }
 
 /* The thread in a slot that is being asked for, with a reference. */
@@ -168,9 +177,12 @@ static long up_ioc_request(struct up_domain *d, void __user *uarg)
 	memset(&req.event, 0, sizeof(req.event));
 	req.seq = 0;
 	ret = up_request_and_wait(t, &req);
-	up_thread_put(t);
-	if ((!ret || ret == -EINTR) && up_arg_put(uarg, &req, sizeof(req)))
+	if ((!ret || ret == -EINTR) && up_arg_put(uarg, &req, sizeof(req))) {
+		/* Nobody knows its seq: a STOP would hold for ever. */
+		up_request_abandon(t, req.seq);
 		ret = -EFAULT;
+	}
+	up_thread_put(t);
 	return ret;
 }
 
@@ -184,6 +196,8 @@ static long up_ioc_wait(struct up_domain *d, void __user *uarg)
 		return ret;
 	if (w.reserved || w.slot >= d->nr_slots)
 		return -EINVAL;
+	if (up_arg_put(uarg, &w, sizeof(w)))	/* before the outcome is taken, so that it is not lost */
+		return -EFAULT;
 	ret = -ENOENT;
 	t = up_domain_thread(d, w.slot);
 	if (t) {

@@ -91,6 +91,8 @@ int up_domain_setup(struct up_domain *d, struct upreempt_setup *s)
 
 	if (!up_domain_mine(d))
 		return -EPERM;
+	if (smp_load_acquire(&d->ready))
+		return -EBUSY;
 	if (s->flags || s->reserved[0] || s->reserved[1] ||
 	    !s->nr_slots || s->nr_slots > UP_MAX_SLOTS ||
 	    s->nr_events < UP_MIN_EVENTS || s->nr_events > UP_MAX_EVENTS ||
@@ -162,6 +164,9 @@ static vm_fault_t up_vm_fault(struct vm_fault *vmf)
 {
 	struct up_domain *d = vmf->vma->vm_private_data;
 
+	/* MADV_DOFORK cannot undo VM_DONTCOPY with VM_IO; if ever it could: not in the child. */
+	if (vmf->vma->vm_mm != d->mm)
+		return VM_FAULT_SIGBUS;
 	if (vmf->pgoff >= d->nr_pages)
 		return up_gate_fault(d, vmf);
 	vmf->page = d->pages[array_index_nospec(vmf->pgoff, d->nr_pages)];
@@ -199,7 +204,7 @@ int up_domain_mmap(struct up_domain *d, struct vm_area_struct *vma)
 		return -EBUSY;
 
 	vm_flags_clear(vma, VM_MAYEXEC);
-	vm_flags_set(vma, VM_DONTCOPY | VM_DONTEXPAND | VM_DONTDUMP);
+	vm_flags_set(vma, VM_IO | VM_DONTCOPY | VM_DONTEXPAND | VM_DONTDUMP);
 	vma->vm_private_data = d;
 	vma->vm_ops = &up_vm_ops;
 	WRITE_ONCE(d->uaddr, vma->vm_start);
