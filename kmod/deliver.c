@@ -139,7 +139,7 @@ static void up_off_cpu(struct up_thread *t)
 	/* The switch may still be under way on its CPU; its bases are saved at the end. */
 	while (READ_ONCE(t->task->on_cpu))
 		cpu_relax();
-	smp_rmb();
+	smp_rmb();	/* on_cpu before the frame; pairs with the release in finish_task() */
 	if (t->task->flags & PF_EXITING || up_thread_moved_on(t))
 		up_thread_finish(t, UPREEMPT_GONE);
 	else

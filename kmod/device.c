@@ -16,12 +16,17 @@
 
 static unsigned int device_mode = 0660;
 module_param(device_mode, uint, 0444);
-MODULE_PARM_DESC(device_mode, "permissions of /dev/upreempt (default 0660, root only; 0666 is safe)");
+MODULE_PARM_DESC(device_mode, "permissions of /dev/upreempt (default 0660; 0666 is safe)");
 
+#ifdef UPREEMPT_INJECT
+#define UP_FEATURE_INJECT	UPREEMPT_F_INJECT
+#else
+#define UP_FEATURE_INJECT	0
+#endif
 #define UP_FEATURES	(UPREEMPT_F_SAMPLE | UPREEMPT_F_STOP | UPREEMPT_F_REDIRECT | \
 			 UPREEMPT_F_RESUME | UPREEMPT_F_RING | \
 			 (IS_ENABLED(CONFIG_RSEQ) ? UPREEMPT_F_RSEQ : 0) | \
-			 (IS_ENABLED(UPREEMPT_INJECT) ? UPREEMPT_F_INJECT : 0))
+			 UP_FEATURE_INJECT)
 #define UP_REQUEST_FLAGS (UPREEMPT_REQ_WAIT | UPREEMPT_REQ_RING | UPREEMPT_REQ_OR_BLOCKED)
 
 /* ---- arguments ------------------------------------------------------------------------ */
@@ -196,7 +201,8 @@ static long up_ioc_wait(struct up_domain *d, void __user *uarg)
 		return ret;
 	if (w.reserved || w.slot >= d->nr_slots)
 		return -EINVAL;
-	if (up_arg_put(uarg, &w, sizeof(w)))	/* before the outcome is taken, so that it is not lost */
+	/* Before the outcome is taken, so that it is not lost. */
+	if (up_arg_put(uarg, &w, sizeof(w)))
 		return -EFAULT;
 	ret = -ENOENT;
 	t = up_domain_thread(d, w.slot);
@@ -289,7 +295,7 @@ static long up_dispatch(struct up_domain *d, unsigned int cmd, void __user *uarg
 		return up_ioc_setup(d, uarg);
 	if (_IOC_TYPE(cmd) != UPREEMPT_IOC_MAGIC)
 		return -ENOTTY;
-	if (!smp_load_acquire(&d->ready))
+	if (!up_domain_ready(d))
 		return -ENXIO;
 
 	switch (cmd) {
@@ -358,7 +364,7 @@ static __poll_t up_poll(struct file *file, poll_table *wait)
 {
 	struct up_domain *d = file->private_data;
 
-	if (!smp_load_acquire(&d->ready))
+	if (!up_domain_ready(d))
 		return EPOLLERR;
 	poll_wait(file, &d->poll_wait, wait);
 	return up_ring_readable(d) ? EPOLLIN | EPOLLRDNORM : 0;

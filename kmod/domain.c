@@ -91,7 +91,7 @@ int up_domain_setup(struct up_domain *d, struct upreempt_setup *s)
 
 	if (!up_domain_mine(d))
 		return -EPERM;
-	if (smp_load_acquire(&d->ready))
+	if (up_domain_ready(d))
 		return -EBUSY;
 	if (s->flags || s->reserved[0] || s->reserved[1] ||
 	    !s->nr_slots || s->nr_slots > UP_MAX_SLOTS ||
@@ -126,6 +126,7 @@ int up_domain_setup(struct up_domain *d, struct upreempt_setup *s)
 	d->gate_off = s->gate_off;
 	up_layout(d, s);
 	preempt_notifier_inc();
+	/* Pairs with up_domain_ready(). */
 	smp_store_release(&d->ready, true);
 unlock:
 	mutex_unlock(&d->mutex);
@@ -194,7 +195,7 @@ int up_domain_mmap(struct up_domain *d, struct vm_area_struct *vma)
 {
 	if (!up_domain_mine(d))
 		return -EPERM;
-	if (!smp_load_acquire(&d->ready))
+	if (!up_domain_ready(d))
 		return -ENXIO;
 	if (vma->vm_pgoff || vma_pages(vma) != d->nr_pages + d->gate_pages ||
 	    !(vma->vm_flags & VM_SHARED) || vma->vm_flags & VM_EXEC ||

@@ -18,10 +18,10 @@ module_param_named(inject_hook_delay_us, up_inject_hook_delay_us, uint, 0600);
 MODULE_PARM_DESC(inject_hook_delay_us, "test build: busy wait in the hook");
 unsigned int up_inject_sched_in_delay_us;
 module_param_named(inject_sched_in_delay_us, up_inject_sched_in_delay_us, uint, 0600);
-MODULE_PARM_DESC(inject_sched_in_delay_us, "test build: busy wait in sched_in before the hook is armed");
+MODULE_PARM_DESC(inject_sched_in_delay_us, "test build: busy wait in sched_in, before it looks");
 unsigned int up_inject_gate_delay_us;
 module_param_named(inject_gate_delay_us, up_inject_gate_delay_us, uint, 0600);
-MODULE_PARM_DESC(inject_gate_delay_us, "test build: busy wait between the gate's fault and its wait");
+MODULE_PARM_DESC(inject_gate_delay_us, "test build: busy wait in the gate, before it waits");
 #endif
 
 static int __init up_init(void)

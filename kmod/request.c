@@ -163,6 +163,7 @@ void up_request_complete(struct up_thread *t, struct up_request *r,
 
 	if (!t->dead) {
 		WRITE_ONCE(slot->done_outcome, outcome);
+		/* After the outcome: see struct upreempt_slot. */
 		smp_store_release(&slot->done_seq, ev->seq);
 	}
 	/* Pairs with the acquire in up_request_wait(): the event is whole. */

@@ -146,7 +146,7 @@ struct up_thread {
 	raw_spinlock_t lock;
 	bool dead;			/* takes no requests any more */
 	bool closing;			/* the hook has to detach it */
-	bool zombie;			/* dead with outcomes nobody collected: on domain->zombies */
+	bool zombie;			/* on domain->zombies: uncollected outcomes */
 	struct list_head zombie_node;	/* under domain->zombie_lock */
 	bool gated;			/* waits in the gate */
 	u32 hold;			/* granted STOPs not released yet */
@@ -165,14 +165,14 @@ struct up_thread {
 	u64 backoff_ns;
 
 	wait_queue_head_t wait;		/* those who wait for an outcome */
-	struct up_thread *waits_for;	/* whose outcome this thread itself waits for; under lock */
+	struct up_thread *waits_for;	/* whose outcome it waits for itself; under lock */
 	wait_queue_head_t gate_wait;	/* the thread itself, held */
 	struct irq_work irq_work;
 	unsigned long irq_flags;
 #define UP_IRQ_WAKE	0
 #define UP_IRQ_REAP	1
 	struct rcu_work reap;
-	struct list_head all;		/* domain->all_threads, for stats; under up_domains_lock */
+	struct list_head all;		/* domain->all_threads; under up_domains_lock */
 	struct up_counters count;	/* under lock; hooks and ipis racy by one */
 };
 
@@ -219,6 +219,13 @@ struct up_domain {
 	struct list_head all_threads;
 	struct up_counters past;	/* of threads that have left */
 };
+
+/* SETUP is done: what it made may be used. */
+static inline bool up_domain_ready(const struct up_domain *d)
+{
+	/* Pairs with the release in up_domain_setup(). */
+	return smp_load_acquire(&d->ready);
+}
 
 extern struct workqueue_struct *up_wq;
 extern struct list_head up_domains;

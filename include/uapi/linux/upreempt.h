@@ -95,7 +95,7 @@ enum upreempt_reason {
 enum upreempt_frame {
 	UPREEMPT_FRAME_NONE	= 0,	/* regs are not valid */
 	UPREEMPT_FRAME_USER	= 1,	/* interrupted in user mode: every register is exact */
-	UPREEMPT_FRAME_SYSCALL	= 2,	/* in a system call: rax is undefined, rcx and r11 hold PC and flags */
+	UPREEMPT_FRAME_SYSCALL	= 2,	/* system call: rax undefined, rcx, r11 hold PC, flags */
 };
 
 /*
@@ -186,7 +186,7 @@ struct upreempt_slot {
 	__u32 off;			/* not 0: every new request ends UNSAFE/OFF */
 	__u64 user[7];			/* the library's */
 	/* the hand-over of a REDIRECT */
-	__u32 busy;			/* kernel: 1 when regs are valid; landing: 0 when it took them */
+	__u32 busy;			/* kernel: 1, regs are valid; landing: 0, it took them */
 	__u32 reserved1;
 	__u64 seq;			/* of the request that redirected */
 	__u64 cookie;
@@ -307,7 +307,7 @@ struct upreempt_eventfd {
 
 struct upreempt_stats {
 	__u32 size;
-	__u32 slot;			/* in: index, or ALL_SLOTS: the domain, past threads included */
+	__u32 slot;			/* in: index, or ALL_SLOTS: also past threads */
 	__u32 tid;			/* out; 0 for the domain */
 	__u32 threads;			/* out: registered now */
 	__u64 kinds[8];			/* out: requests by enum upreempt_kind */
@@ -331,7 +331,10 @@ struct upreempt_stats {
 #define UPREEMPT_IOC_REGISTER	_IOWR(UPREEMPT_IOC_MAGIC, 0x42, struct upreempt_register)
 /* UNREGISTER the calling thread. EPERM: the slot is another thread's. ESRCH: nobody's. */
 #define UPREEMPT_IOC_UNREGISTER	_IOW(UPREEMPT_IOC_MAGIC, 0x43, struct upreempt_ref)
-/* REQUEST. ESRCH: no thread in that slot. EAGAIN: max_requests are outstanding. EDEADLK: STOP of oneself. */
+/*
+ * REQUEST. ESRCH: no thread in that slot. EAGAIN: max_requests are outstanding.
+ * EDEADLK: STOP of oneself. EOPNOTSUPP: the thread has no landing. EINTR: see above.
+ */
 #define UPREEMPT_IOC_REQUEST	_IOWR(UPREEMPT_IOC_MAGIC, 0x44, struct upreempt_request)
 /* WAIT for a request made without RING. ENOENT: no such request. ETIMEDOUT: still pending. */
 #define UPREEMPT_IOC_WAIT	_IOWR(UPREEMPT_IOC_MAGIC, 0x45, struct upreempt_wait)
@@ -339,13 +342,13 @@ struct upreempt_stats {
 #define UPREEMPT_IOC_CANCEL	_IOW(UPREEMPT_IOC_MAGIC, 0x46, struct upreempt_ref)
 /* RELEASE a STOP (pending ones are cancelled). ENOENT: no such STOP. */
 #define UPREEMPT_IOC_RELEASE	_IOW(UPREEMPT_IOC_MAGIC, 0x47, struct upreempt_ref)
-/* RESUME: load the registers into the calling, registered thread; does not return when it worked. */
+/* RESUME: load the registers into the calling thread; does not return when it worked. */
 #define UPREEMPT_IOC_RESUME	_IOW(UPREEMPT_IOC_MAGIC, 0x48, struct upreempt_resume)
 /* EVENTFD: add 1 to it when records come into an awaited ring. */
 #define UPREEMPT_IOC_EVENTFD	_IOW(UPREEMPT_IOC_MAGIC, 0x49, struct upreempt_eventfd)
 /* STATS of a thread or of the domain. */
 #define UPREEMPT_IOC_STATS	_IOWR(UPREEMPT_IOC_MAGIC, 0x4a, struct upreempt_stats)
-/* CHECK: deliver what is pending for the calling thread at this call's return. The argument is its slot. */
+/* CHECK: deliver what is pending for the calling thread at this call's return. arg: its slot. */
 #define UPREEMPT_IOC_CHECK	_IO(UPREEMPT_IOC_MAGIC, 0x4b)
 
 #endif /* _UAPI_LINUX_UPREEMPT_H */
