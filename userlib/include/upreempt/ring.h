@@ -8,6 +8,7 @@
 
 #include <linux/upreempt.h>
 #include <stdint.h>
+#include <unistd.h>
 
 /* The oldest record that was not consumed yet, or NULL. It stays valid until upreempt_ring_consume(). */
 static inline const struct upreempt_event *upreempt_ring_peek(struct upreempt_header *h)
@@ -21,10 +22,33 @@ static inline const struct upreempt_event *upreempt_ring_peek(struct upreempt_he
 	       (tail & (h->nr_events - 1));
 }
 
+/*
+ * Without the module the file to poll() is an eventfd, whose number plus one the
+ * library keeps in reserved0[0] (0 otherwise). It is emptied with the last record,
+ * and filled again when a record came in between.
+ */
+static inline void upreempt_ring_drained(struct upreempt_header *h)
+{
+	__u64 n = 1;
+	int fd = (int)h->reserved0[0] - 1;
+
+	if (read(fd, &n, sizeof(n)) == sizeof(n) &&
+	    __atomic_load_n(&h->head, __ATOMIC_ACQUIRE) != h->tail) {
+		n = 1;
+		if (write(fd, &n, sizeof(n)) < 0)
+			return;
+	}
+}
+
 /* Give the record that upreempt_ring_peek() returned back to the producers. */
 static inline void upreempt_ring_consume(struct upreempt_header *h)
 {
-	__atomic_store_n(&h->tail, h->tail + 1, __ATOMIC_RELEASE);	/* C, pairs with D */
+	__u64 tail = h->tail + 1;
+
+	__atomic_store_n(&h->tail, tail, __ATOMIC_RELEASE);	/* C, pairs with D */
+	if (__builtin_expect(h->reserved0[0] != 0, 0) &&
+	    __atomic_load_n(&h->head, __ATOMIC_ACQUIRE) == tail)
+		upreempt_ring_drained(h);
 }
 
 /* How many outcomes found the ring full since the domain was made. */

@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: LGPL-2.1 OR MIT */
+/*
+ * What the library's files share: the objects and the table of operations that
+ * a backend implements.
+ *
+ * Lifetimes. A domain counts its opener and every thread whose registration
+ * was not taken down by the thread itself: only that thread may stop using the
+ * slot, the landing and the stack, so close() from another thread leaves the
+ * memory until the last of them unregisters, registers anew or exits. A handle
+ * that died is kept for a while before it is used again, so that a request
+ * which raced with the thread's exit finds a dead handle and not another
+ * thread's.
+ */
+#ifndef UPREEMPT_BACKEND_H
+#define UPREEMPT_BACKEND_H
+
+#include <upreempt/upreempt.h>
+#include <pthread.h>
+
+#define UPREEMPT_HIDDEN		__attribute__((visibility("hidden")))
+#define KNOWN_REQ_FLAGS		(UPREEMPT_REQ_RING | UPREEMPT_REQ_OR_BLOCKED)
+#define DEAD_HANDLES		64	/* kept before one is used again */
+
+#pragma GCC visibility push(hidden)
+
+struct sig_domain;
+struct sig_thread;
+struct kmod_thread;
+
+struct upreempt_ops {
+	const char *name;
+	/* fills d->header and d->fd; o is complete */
+	int (*open)(struct upreempt_domain *d, const struct upreempt_domain_opts *o);
+	/* no request may stay undecided, no thread held */
+	void (*close)(struct upreempt_domain *d);
+	/* the last user of the memory is gone */
+	void (*free)(struct upreempt_domain *d);
+	/* by the thread: t->index and t->slot out */
+	int (*add)(struct upreempt_thread *t, const struct upreempt_register *r);
+	/* by the thread; open: the domain was not closed */
+	int (*remove)(struct upreempt_thread *t, bool open);
+	int (*request)(struct upreempt_thread *t, const struct upreempt_request_opts *o,
+		       struct upreempt_event *event);
+	int (*post)(struct upreempt_thread *t, const struct upreempt_request_opts *o,
+		    uint64_t *seq);
+	int (*wait)(struct upreempt_thread *t, uint64_t seq, uint64_t deadline_ns,
+		    struct upreempt_event *event);
+	int (*cancel)(struct upreempt_thread *t, uint64_t seq);
+	int (*release)(struct upreempt_thread *t, uint64_t seq);
+	/* t NULL: the domain */
+	int (*stats)(struct upreempt_domain *d, struct upreempt_thread *t,
+		     struct upreempt_stats *stats);
+	int (*eventfd)(struct upreempt_domain *d, int fd);
+};
+
+struct upreempt_domain {
+	const struct upreempt_ops *ops;
+	enum upreempt_backend backend;
+	uint32_t generation;		/* of the process: see upreempt_generation */
+	uint32_t refs;			/* the opener and the threads; atomic */
+	uint32_t closed;		/* atomic */
+	uint32_t lock;			/* up_lock(): the lists, slots, d->sig->free */
+	int fd;				/* to poll(); kmod: the device */
+	int signo;
+	struct upreempt_header *header;
+	struct upreempt_thread *live;	/* registered threads */
+	struct upreempt_thread *dead;	/* handles to be used again, oldest first */
+	struct upreempt_thread **dead_end;
+	unsigned int nr_dead;
+	struct sig_domain *sig;
+};
+
+struct upreempt_thread {
+	/* read by landing.S: see frame.h */
+	struct upreempt_slot *slot;
+	uint32_t flags;			/* UPREEMPT_THREAD_* */
+	uint32_t kflags;		/* KRESUME_* */
+	int32_t fd;
+	uint32_t index;
+	/* read by land.c */
+	upreempt_handler_fn handler;
+	void *arg;
+	struct upreempt_context *top;	/* innermost context whose handler runs */
+	uint32_t muted;			/* the domain was closed: no handler any more; atomic */
+	/* constant while registered */
+	pid_t tid, pid;
+	int signo;
+	struct upreempt_domain *domain;
+	/* under domain->lock */
+	struct upreempt_thread *next, **pprev;
+	uint32_t gone;			/* atomic: no requests any more */
+	uint32_t users;			/* atomic: calls that use the handle now */
+	struct sig_thread *sig;
+	struct kmod_thread *kmod;
+};
+
+/* What the handler's upreempt_context is: the layout is in frame.h */
+struct upreempt_context {
+	struct upreempt_resume resume;
+	uint64_t seq, cookie;
+	struct upreempt_thread *thread;
+	void *xsave;			/* NULL: not saved */
+	uint64_t xmask;
+	uint32_t xmode, pad0;
+	struct upreempt_context *prev;
+	uint64_t target;
+	int32_t fd;
+	uint32_t kflags;
+	uint64_t tf, pad1;
+};
+
+/* How this machine saves extended state; read by landing.S */
+struct upreempt_xstate_info {
+	uint32_t mode;			/* XS_MODE_* */
+	uint32_t avx;
+	uint64_t mask;
+	uint32_t size;			/* without the AMX tiles */
+	uint32_t size_all;
+	uint32_t xgetbv1;
+	uint32_t pad;
+	struct {
+		uint32_t size, offset;	/* offset in the standard format */
+		uint32_t align64;	/* in the compacted format */
+	} part[64];
+};
+
+extern struct upreempt_xstate_info upreempt_xs;
+extern const struct upreempt_ops upreempt_ops_kmod, upreempt_ops_signal;
+extern struct upreempt_slot upreempt_slot_dummy;
+extern __thread struct upreempt_thread *upreempt_self
+	__attribute__((tls_model("initial-exec")));
+
+/* Rises in a child of fork(): what was made before does not work there */
+extern uint32_t upreempt_generation;
+
+/* landing.S */
+extern char upreempt_landing[], upreempt_landing_end[];
+
+/* init.c: once, before anything else */
+void upreempt_init(void);
+bool upreempt_shadow_stack(void);
+uint64_t upreempt_now(void);
+/* copies a struct of options that begins with its size; rest zero */
+int upreempt_copy_opts(void *dst, size_t dst_size, const void *src);
+
+/* log.c */
+void upreempt_log(int level, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* backend_kmod.c: open the device and ask; the fd, or -errno with the reason in why */
+int upreempt_kmod_probe(struct upreempt_query *query, char *why, size_t why_size);
+/* backend_signal.c */
+#define SIG_MAX_SLOTS		4096
+#define SIG_MAX_EVENTS		(1U << 20)
+#define SIG_MAX_REQUESTS	16
+int upreempt_signal_number(int *signo);
+/* domain.c: AUTO, with the environment and the reason */
+int upreempt_choose(enum upreempt_backend wanted, enum upreempt_backend *chosen, char *why,
+		    size_t why_size);
+void upreempt_domain_put(struct upreempt_domain *d);
+/* thread.c: the calling thread lets its registration go */
+int upreempt_thread_detach(struct upreempt_thread *t);
+
+/* check.c, lock.c */
+long upreempt_syscall(long nr, long a, long b, long c, long d, long e, long f);
+/* A lock of one word; whoever holds it takes no STOP and no REDIRECT. */
+void up_lock(uint32_t *lock);
+void up_unlock(uint32_t *lock);
+/* The same without touching the no-preempt counter: signals are blocked */
+void up_lock_raw(uint32_t *lock);
+void up_unlock_raw(uint32_t *lock);
+/* abs_ns 0: for ever; CLOCK_MONOTONIC */
+long up_futex_wait(uint32_t *word, uint32_t value, uint64_t abs_ns);
+void up_futex_wake(uint32_t *word, int n);
+
+#pragma GCC visibility pop
+
+static inline bool upreempt_thread_usable(const struct upreempt_thread *t)
+{
+	return t->domain->generation == upreempt_generation;
+}
+
+#endif
