@@ -6,8 +6,23 @@
 #define NR_SLOTS	4
 #define NR_EVENTS	16
 #define KERNEL_ADDRESS	0xffff888000001000ULL
-#define NON_CANONICAL	0x0000800000001000ULL
-#define USER_END	0x00007ffffffff000ULL
+#define NON_CANONICAL	0x0100000000001000ULL	/* with 4 and with 5 levels of page tables */
+
+/* The first address that no program can have: TASK_SIZE_MAX */
+static uint64_t user_end(void)
+{
+	FILE *f = fopen("/proc/cpuinfo", "r");
+	bool la57 = false;
+	char line[8192];
+
+	while (f && fgets(line, sizeof(line), f))
+		la57 |= strstr(line, " la57") != NULL;
+	if (f)
+		fclose(f);
+	return (1ULL << (la57 ? 56 : 47)) - 4096;
+}
+
+#define USER_END	user_end()
 
 static bool all_zero(const void *p, size_t n)
 {
@@ -141,8 +156,9 @@ TEST_F(dev, larger_with_zero_tail)
 	for (size_t i = 0; i < NR_COMMANDS; i++) {
 		int exact, larger;
 
-		if (commands[i].cmd == UPREEMPT_IOC_RESUME)
-			continue;
+		if (commands[i].cmd == UPREEMPT_IOC_RESUME ||
+		    commands[i].cmd == UPREEMPT_IOC_UNREGISTER)
+			continue;	/* work only once */
 		valid(&a, &commands[i], self->other.slot);
 		exact = raw_ioctl(self->r.fd, commands[i].cmd, &a);
 		valid(&b, &commands[i], self->other.slot);
@@ -222,6 +238,26 @@ TEST_F(dev, answer_cannot_be_written)
 	close(fresh.fd);
 }
 
+/* As above: a STOP that nobody knows of would hold its thread for ever. */
+TEST_F(dev, stop_whose_answer_cannot_be_written)
+{
+	struct upreempt_request req = raw_request_arg(self->other.slot, UPREEMPT_STOP, 0);
+	struct upreempt_request *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE,
+					     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	ASSERT_NE(MAP_FAILED, page);
+	for (int i = 0; i < 2; i++) {
+		req.flags = i ? UPREEMPT_REQ_WAIT : 0;
+		ASSERT_EQ(0, mprotect(page, 4096, PROT_READ | PROT_WRITE));
+		*page = req;
+		ASSERT_EQ(0, mprotect(page, 4096, PROT_READ));
+		EXPECT_EQ(-EFAULT, raw_ioctl(self->r.fd, UPREEMPT_IOC_REQUEST, page));
+		EXPECT_EQ(0, self->r.slots[self->other.slot].held);
+	}
+	ASSERT_EQ(1, write(self->other.pipe[1], "x", 1));
+	EXPECT_TRUE(RAW_UNTIL(self->other.count == 1));
+}
+
 /* -------- QUERY, SETUP -------- */
 
 TEST_F(dev, query)
@@ -286,6 +322,7 @@ TEST_F(dev, setup_arguments)
 	EXPECT_EQ(0, f.setup.gate_off % 4096);
 	EXPECT_EQ(f.setup.gate_off + 4096, f.setup.mmap_size);
 	EXPECT_TRUE(all_zero(f.setup.reserved, sizeof(f.setup.reserved)));
+	s = good;
 	EXPECT_EQ(-EBUSY, raw_ioctl(f.fd, UPREEMPT_IOC_SETUP, &s));
 
 	ASSERT_EQ(0, raw_map(&f));
@@ -332,6 +369,7 @@ TEST_F(dev, before_setup)
 	struct upreempt_register reg = raw_register_arg();
 	struct upreempt_query q;
 	struct upreempt_event e;
+	struct upreempt_stats s;
 
 	ASSERT_LE(0, f.fd);
 	EXPECT_EQ(0, raw_query(f.fd, &q));
@@ -341,7 +379,8 @@ TEST_F(dev, before_setup)
 	EXPECT_EQ(-ENXIO, raw_wait(&f, 0, 1, 0, &e));
 	EXPECT_EQ(-ENXIO, raw_cancel(&f, 0, 1));
 	EXPECT_EQ(-ENXIO, raw_release(&f, 0, 1));
-	EXPECT_EQ(-ENXIO, raw_ioctl(f.fd, UPREEMPT_IOC_CHECK, NULL));
+	EXPECT_EQ(-ENXIO, raw_check(&f, 0));
+	EXPECT_EQ(-ENXIO, raw_stats(&f, UPREEMPT_ALL_SLOTS, &s));
 	close(f.fd);
 }
 
@@ -454,7 +493,16 @@ TEST_F(dev, unregister_names_no_request)
 	EXPECT_EQ(-EINVAL, raw_ref(&self->r, UPREEMPT_IOC_UNREGISTER, self->slot, 1));
 	EXPECT_EQ(0, raw_unregister(&self->r, self->slot));
 	EXPECT_EQ(-ESRCH, raw_unregister(&self->r, self->slot));
-	EXPECT_EQ(-ESRCH, raw_ioctl(self->r.fd, UPREEMPT_IOC_CHECK, NULL));
+	EXPECT_EQ(-ESRCH, raw_check(&self->r, self->slot));
+}
+
+TEST_F(dev, check_arguments)
+{
+	EXPECT_EQ(0, raw_check(&self->r, self->slot));
+	EXPECT_EQ(-EPERM, raw_check(&self->r, self->other.slot));
+	EXPECT_EQ(-ESRCH, raw_check(&self->r, NR_SLOTS - 1));
+	EXPECT_EQ(-EINVAL, raw_check(&self->r, NR_SLOTS));
+	EXPECT_EQ(-EINVAL, raw_check(&self->r, ~0U));
 }
 
 /* -------- REQUEST, WAIT, CANCEL, RELEASE -------- */
@@ -474,6 +522,7 @@ TEST_F(dev, request_arguments)
 	} while (0)
 	BAD(EINVAL, req.flags |= 1U << 3);
 	BAD(EINVAL, req.flags |= 1U << 31);
+	BAD(EINVAL, req.flags |= UPREEMPT_REQ_OR_BLOCKED);	/* is for REDIRECT */
 	BAD(EINVAL, req.kind = 0);
 	BAD(EINVAL, req.kind = UPREEMPT_KIND_MAX);
 	BAD(EINVAL, req.kind = ~0U);
@@ -543,7 +592,7 @@ TEST_F(dev, wait_arguments)
 	w.deadline_ns = 1;
 	EXPECT_EQ(-EINVAL, raw_ioctl(self->r.fd, UPREEMPT_IOC_WAIT, &w));
 	EXPECT_EQ(-EINVAL, raw_wait(&self->r, NR_SLOTS, 1, 0, &e));
-	EXPECT_EQ(-ESRCH, raw_wait(&self->r, NR_SLOTS - 1, 1, 0, &e));
+	EXPECT_EQ(-ENOENT, raw_wait(&self->r, NR_SLOTS - 1, 1, 0, &e));
 	EXPECT_EQ(-ENOENT, raw_wait(&self->r, self->other.slot, 0, 0, &e));
 	EXPECT_EQ(-ENOENT, raw_wait(&self->r, self->other.slot, 1ULL << 40, 0, &e));
 
@@ -655,7 +704,6 @@ TEST_F(dev, unknown_commands)
 	EXPECT_EQ(-ENOTTY, raw_ioctl(self->r.fd, _IOWR(UPREEMPT_IOC_MAGIC + 1, 0x40,
 						       struct upreempt_query), arg));
 	EXPECT_EQ(-ENOTTY, raw_ioctl(self->r.fd, 0, arg));
-	EXPECT_EQ(0, raw_ioctl(self->r.fd, UPREEMPT_IOC_CHECK, NULL));
 }
 
 RAW_TEST_MAIN

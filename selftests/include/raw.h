@@ -267,6 +267,12 @@ RAW_FN int raw_wait(struct raw *r, uint32_t slot, uint64_t seq, uint64_t ms,
 	return ret;
 }
 
+/* The caller's own slot, by value */
+RAW_FN int raw_check(struct raw *r, uint32_t slot)
+{
+	return raw_ioctl(r->fd, UPREEMPT_IOC_CHECK, (void *)(uintptr_t)slot);
+}
+
 RAW_FN int raw_stats(struct raw *r, uint32_t slot, struct upreempt_stats *stats)
 {
 	memset(stats, 0xcc, sizeof(*stats));

@@ -3,9 +3,10 @@
  * Landings for tests that do without the library, in three sizes, and the loop
  * that they interrupt.
  *
- * A landing that uses only general registers needs no XSAVE. It goes back by
- * IRETQ, which loads rip, flags and rsp at once: nothing is written near the
- * interrupted stack pointer and no window is left between the loads.
+ * A landing that uses only general registers needs no XSAVE. It goes back by "pop rdi,
+ * popf, ret 128" from a frame of three words that it lays immediately below the red
+ * zone of the interrupted code. (IRETQ would do it in one instruction, but QEMU's
+ * emulation lets it read the user's stack as the kernel, which SMAP forbids.)
  *
  *	raw_landing		counts, goes back
  *	raw_landing_yield	counts, calls sched_yield() a few times, goes back
@@ -54,25 +55,37 @@ extern const char raw_landing_call[], raw_landing_call_end[];
 	"	mov 80(%rdi), %rax\n	mov 88(%rdi), %rcx\n"		\
 	"	mov 96(%rdi), %rdx\n	mov 104(%rdi), %rsi\n"
 
-/* rdi points to the registers: the frame for IRETQ, and rdi on top of it */
-#define RAW_PUSH_FRAME							\
-	"	mov %ss, %eax\n"					\
-	"	push %rax\n"						\
-	"	push 120(%rdi)\n"	/* rsp */			\
-	"	push 136(%rdi)\n"	/* rflags */			\
-	"	mov %cs, %eax\n"					\
-	"	push %rax\n"						\
-	"	push 128(%rdi)\n"	/* rip */			\
-	"	push 112(%rdi)\n"	/* rdi */
+/*
+ * rdi points to the registers: the frame. It may lie up to 24 bytes below rsp: a signal's
+ * frame stays 128 bytes away, and of a copy of the registers only the words that are not
+ * loaded are overwritten.
+ */
+#define RAW_FRAME							\
+	"	mov 120(%rdi), %rax\n"		/* rsp */		\
+	"	mov 112(%rdi), %rcx\n"		/* rdi */		\
+	"	mov %rcx, -152(%rax)\n"				\
+	"	mov 136(%rdi), %rcx\n"		/* rflags */		\
+	"	mov %rcx, -144(%rax)\n"				\
+	"	mov 128(%rdi), %rcx\n"		/* rip */		\
+	"	mov %rcx, -136(%rax)\n"
+
+#define RAW_TO_FRAME							\
+	"	mov 120(%rdi), %rsp\n"					\
+	"	lea -152(%rsp), %rsp\n"
+
+#define RAW_LEAVE							\
+	"	pop %rdi\n"						\
+	"	popfq\n"						\
+	"	ret $128\n"
 
 /* As above, from the slot; busy = 0 comes when nothing is read from it any more. */
 #define RAW_BACK_FROM_SLOT						\
 	"	lea 192(%rdi), %rdi\n"					\
-	RAW_PUSH_FRAME							\
+	RAW_FRAME							\
 	RAW_LOAD_ALL_BUT_RDI						\
+	RAW_TO_FRAME							\
 	"	movl $0, -64(%rdi)\n"					\
-	"	pop %rdi\n"						\
-	"	iretq\n"
+	RAW_LEAVE
 
 asm(
 "	.pushsection .text\n"
@@ -115,10 +128,10 @@ asm(
 "	movl $0, 128(%rbp)\n"
 "	call *16(%rbx)\n"
 "	mov %r12, %rdi\n"
-	RAW_PUSH_FRAME
+	RAW_FRAME
 	RAW_LOAD_ALL_BUT_RDI
-"	pop %rdi\n"
-"	iretq\n"
+	RAW_TO_FRAME
+	RAW_LEAVE
 "raw_landing_call_end:\n"
 "	.popsection\n"
 );
