@@ -11,6 +11,7 @@
  *	ko=FILE		load this module before the command and unload it after it
  *	tty=ROWSxCOLS	give the command a terminal instead of pipes
  *	input=1		with tty: pass on what comes in
+ *	pause=SECONDS	before the command: the host changes how it emulates
  *	cwd=DIR env=K=V arg=WORD	the command
  *	probe=1		stop after the first report: only shows that this machine boots
  *
@@ -368,13 +369,14 @@ static int run_piped(const int *port, const sigset_t *chld)
 
 static int run_on_tty(const int *port, const char *size, const sigset_t *chld)
 {
-	struct winsize ws = { .ws_row = 24, .ws_col = 80 };
+	struct winsize ws;
 	struct pollfd p[4];
 	int master, slave, to[3] = { port[0], port[1], -1 }, err[2], n = 2;
 	struct termios t;
 	pid_t pid;
 
-	sscanf(size, "%hux%hu", &ws.ws_row, &ws.ws_col);
+	if (sscanf(size, "%hux%hu", &ws.ws_row, &ws.ws_col) != 2 || !ws.ws_row || !ws.ws_col)
+		ws = (struct winsize){ .ws_row = 24, .ws_col = 80 };
 	if (openpty(&master, &slave, NULL, NULL, &ws) || pipe2(err, O_CLOEXEC))
 		fail("pty");
 	fcntl(master, F_SETFD, FD_CLOEXEC);
@@ -430,6 +432,8 @@ static void run_job(void)
 	sigaddset(&chld, SIGCHLD);
 	sigprocmask(SIG_BLOCK, &chld, NULL);
 	report("start\n");
+	if (next("pause", NULL))
+		sleep(atoi(next("pause", NULL)));
 	status = tty ? run_on_tty(port, tty, &chld) : run_piped(port, &chld);
 	report("exit %d\n", WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status));
 	if (ko)

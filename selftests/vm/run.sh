@@ -129,6 +129,7 @@ make_job() {
 			printf 'env=TERM=%s\0' "${TERM:-xterm}"
 		fi
 		[ -z "$interactive" ] || printf 'input=1\0'
+		[ -z "$one_insn" ] || printf 'pause=1\0'
 		env -0 | grep -z '^UPREEMPT_' | sed -z 's/^/env=/' || true
 		printf 'env=%s\0' "OUT=$OUT" "UPREEMPT_VM=$kernel" ${envs[@]+"${envs[@]}"}
 		for m in "$@"; do printf 'arg=%s\0' "$m"; done
@@ -165,12 +166,10 @@ qemu_arguments() {
 	[ -z "$icount" ] || { accel=tcg smp=1 tcg=tcg; }
 	args=(-M q35 -cpu max -smp "$smp" -m "$mem" -nodefaults -no-user-config -display none -no-reboot -net none)
 	if [ -n "$one_insn" ]; then
+		# A boot like that takes minutes: follow_reports switches it on when the command is about to start.
 		accel=tcg
-		if qemu-system-x86_64 -help | grep -q one-insn-per-tb; then
-			tcg=$tcg,one-insn-per-tb=on
-		else
-			args+=(-singlestep)
-		fi
+		mkfifo "$run/monitor.in" "$run/monitor.out"
+		args+=(-chardev "pipe,id=monitor,path=$run/monitor" -mon chardev=monitor)
 	fi
 	case $accel in
 	tcg) args+=(-accel "$tcg") ;;
@@ -205,8 +204,12 @@ follow_reports() {
 	while read -r word rest; do
 		printf '%s=%q\n' "$word" "${rest:-1}" >>"$run/verdict"
 		case $word in
-		start) awk -v a="$began" -v b="$EPOCHREALTIME" -v k="$kernel" \
-			'BEGIN { printf "  vm %s: up after %.1f s\n", k, b - a }' >&2 ;;
+		start)
+			# QEMU 8.1 renamed the command; the one that does not exist is only answered.
+			[ -z "$one_insn" ] || printf 'one-insn-per-tb on\nsinglestep on\n' >"$run/monitor.in"
+			awk -v a="$began" -v b="$EPOCHREALTIME" -v k="$kernel" \
+				'BEGIN { printf "  vm %s: up after %.1f s\n", k, b - a }' >&2
+			;;
 		esac
 	done
 }
@@ -221,6 +224,10 @@ run_machine() {
 	readers+=($!)
 	cat <"$run/err" >&2 &
 	readers+=($!)
+	if [ -n "$one_insn" ]; then
+		cat <"$run/monitor.out" >"$run/monitor.log" &
+		readers+=($!)
+	fi
 	if [ -n "$interactive" ]; then
 		timeout -k 5 --foreground "$limit" qemu-system-x86_64 "${args[@]}" || status=$?
 	else
