@@ -1,0 +1,699 @@
+// SPDX-License-Identifier: LGPL-2.1 OR MIT
+/*
+ * upreempt demo: threads that spin in loops without calls are sampled, stopped,
+ * redirected and resumed on each backend that there is, with times beside those of
+ * signals. Every number is measured in this run.
+ */
+#include "cmd.h"
+#include "measure.h"
+#include "histview.h"
+#include "out.h"
+#include "probes.h"
+#include "sym.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+static const char usage[] =
+	"usage: upreempt demo [--backend both|kmod|signal] [-n ROUNDS] [--json]\n"
+	"\n"
+	"Starts threads in endless loops without calls and samples, stops, redirects and\n"
+	"resumes them. Prints what came of it, where the threads stood, and the times next\n"
+	"to tgkill() and to an empty inter-processor interrupt. As root also the time of\n"
+	"each stage, measured by BPF programs. Ends by itself in less than 30 seconds.\n"
+	"\n"
+	"  -b, --backend B      both (default), kmod or signal\n"
+	"  -n, --rounds N       of each time measurement at most (default 10000)\n"
+	"      --json           machine-readable\n"
+	"  -h, --help\n"
+	"\n"
+	"Examples:\n"
+	"  upreempt demo\n"
+	"  upreempt demo --backend signal -n 1000      without the module, quickly\n"
+	"  upreempt demo --json > demo.json\n";
+
+#define MILLISECOND	1000000ULL
+#define LAST_MOMENT	28	/* seconds; a demo that hangs is no demo */
+#define TRIES		40	/* requests of a kind to each loop, for the first table */
+#define HOLD_NS		(3 * MILLISECOND)
+#define MAX_PLACES	64
+
+struct options {
+	enum upreempt_backend backend;	/* AUTO: both */
+	unsigned int rounds;
+	bool json;
+};
+
+/* What came of the requests of one kind to one loop */
+struct row {
+	const char *backend, *loop;
+	enum upreempt_kind kind;
+	unsigned int outcomes[UPREEMPT_OUTCOME_MAX], errors;
+	int error;
+	struct { uint64_t ip; unsigned int n; } places[MAX_PLACES];
+	unsigned int nplaces, total;
+	char proof[96];
+};
+
+/* The times of one way to reach a thread */
+struct times {
+	const char *by;
+	bool valid;
+	struct samples handler, whole, sample, stop;
+};
+
+/* What a backend's part left behind */
+struct side {
+	enum upreempt_backend backend;
+	const char *name;
+	struct upreempt_domain *domain;	/* NULL: not available */
+	struct times times;
+};
+
+static const char *phase = "starting";	/* for the watchdog's last words */
+
+static const struct out_col outcome_cols[] = {
+	{ "backend", NULL, false }, { "loop", "loop", false }, { "kind", "asked", false },
+	{ "outcome", "outcome", false }, { "n", "n", true },
+	{ "where", "where it stood", false }, { "places", "places", true },
+	{ "proof", "what was seen", false },
+};
+
+static const struct out_col time_cols[] = {
+	{ "what", "", false }, { "by", "by", false }, { "n", "n", true },
+	{ "p50_ns", "p50", true }, { "p99_ns", "p99", true }, { "p999_ns", "p99.9", true },
+};
+
+static const struct out_col stage_cols[] = {
+	{ "backend", "backend", false }, { "stage", NULL, false }, { NULL, "stage", false },
+	{ "n", "n", true }, { "p50_ns", "p50", true }, { "p99_ns", "p99", true },
+	{ "p999_ns", "p99.9", true },
+};
+
+#define COUNT(a) (sizeof(a) / sizeof((a)[0]))
+
+/* ---- asking one thread --------------------------------------------------- */
+
+static void note_place(struct row *row, uint64_t ip)
+{
+	unsigned int i;
+
+	row->total++;
+	for (i = 0; i < row->nplaces; i++) {
+		if (row->places[i].ip == ip) {
+			row->places[i].n++;
+			return;
+		}
+	}
+	if (i < MAX_PLACES) {
+		row->places[i].ip = ip;
+		row->places[i].n = 1;
+		row->nplaces++;
+	}
+}
+
+static bool ask(struct spinner *s, struct row *row, struct upreempt_event *event)
+{
+	UPREEMPT_OPTS(upreempt_request_opts, opts, .kind = row->kind,
+		      .deadline_ns = upreempt_deadline(500 * MILLISECOND));
+	int err = upreempt_request(s->thread, &opts, event);
+
+	if (err) {
+		row->errors++;
+		row->error = err;
+		return false;
+	}
+	row->outcomes[event->outcome < UPREEMPT_OUTCOME_MAX ? event->outcome : 0]++;
+	if (event->frame != UPREEMPT_FRAME_NONE)
+		note_place(row, event->regs.rip);
+	return event->outcome == UPREEMPT_LANDED;
+}
+
+static void try_sample(struct spinner *s, struct row *row)
+{
+	struct upreempt_event event;
+	unsigned int i;
+
+	for (i = 0; i < TRIES; i++) {
+		ask(s, row, &event);
+		spinner_moves(s);
+	}
+	snprintf(row->proof, sizeof(row->proof), "registers read, thread went on");
+}
+
+/* Hold it for a while: neither its counter nor its CPU time may move. Then both must. */
+static bool stands_still(struct spinner *s, uint64_t *count)
+{
+	struct timespec nap = { .tv_nsec = HOLD_NS };
+	uint64_t cpu = spinner_cpu_ns(s);
+
+	*count = s->state.count;
+	nanosleep(&nap, NULL);
+	return s->state.count == *count && spinner_cpu_ns(s) - cpu < HOLD_NS / 10;
+}
+
+static bool goes_on(struct spinner *s)
+{
+	uint64_t cpu = spinner_cpu_ns(s), end = now_ns() + 1000 * MILLISECOND;
+
+	if (s->loop->counts)
+		return spinner_moves(s);
+	while (spinner_cpu_ns(s) - cpu < MILLISECOND)
+		if (now_ns() > end)
+			return false;
+	return true;
+}
+
+static void try_stop(struct spinner *s, struct row *row)
+{
+	unsigned int i, still = 0, on = 0, held = 0;
+	struct upreempt_event event;
+	uint64_t count = 0;
+
+	for (i = 0; i < TRIES / 4; i++) {
+		if (!ask(s, row, &event))
+			continue;
+		held++;
+		still += stands_still(s, &count);
+		upreempt_release(s->thread, event.seq);
+		on += goes_on(s);
+	}
+	if (!held)
+		snprintf(row->proof, sizeof(row->proof), "never held");
+	else if (still < held || on < held)
+		snprintf(row->proof, sizeof(row->proof), "stood still %u, went on %u of %u times",
+			 still, on, held);
+	else if (s->loop->counts)
+		snprintf(row->proof, sizeof(row->proof), "counter frozen at %llu for %llu ms",
+			 (unsigned long long)count, HOLD_NS / MILLISECOND);
+	else
+		snprintf(row->proof, sizeof(row->proof), "used no CPU time for %llu ms",
+			 HOLD_NS / MILLISECOND);
+}
+
+static void try_redirect(struct spinner *s, struct row *row)
+{
+	uint64_t before = s->handled, end;
+	struct upreempt_event event;
+	unsigned int i;
+
+	for (i = 0; i < TRIES; i++) {
+		ask(s, row, &event);
+		spinner_moves(s);
+	}
+	/* the last handler may still be running */
+	for (end = now_ns() + 500 * MILLISECOND; now_ns() < end;)
+		if (__atomic_load_n(&s->handled, __ATOMIC_ACQUIRE) - before >=
+		    row->outcomes[UPREEMPT_LANDED])
+			break;
+	snprintf(row->proof, sizeof(row->proof), "handler ran %llu times",
+		 (unsigned long long)(s->handled - before));
+}
+
+/* ---- the first table: one loop, all kinds --------------------------------- */
+
+static void outcome_text(const struct row *row, char *buf, size_t size)
+{
+	size_t len = 0;
+	unsigned int i;
+
+	*buf = 0;
+	for (i = 0; i < UPREEMPT_OUTCOME_MAX && len < size; i++) {
+		if (!row->outcomes[i])
+			continue;
+		/* the count only when there is more than one sort of answer */
+		len += snprintf(buf + len, size - len, "%s%s", len ? ", " : "",
+				upreempt_outcome_name(i));
+		if (row->outcomes[i] < row->total + row->errors && len < size)
+			len += snprintf(buf + len, size - len, " ×%u", row->outcomes[i]);
+	}
+	if (row->errors && len < size)
+		snprintf(buf + len, size - len, "%serror %s ×%u", len ? ", " : "",
+			 strerrorname_np(-row->error) ?: "?", row->errors);
+}
+
+static void show_row(struct out_table *t, const struct row *row)
+{
+	unsigned int i, best = 0;
+	char buf[160];
+
+	out_cell(t, "%s", row->backend);
+	out_cell_group(t, row->loop);
+	out_cell(t, "%s", upreempt_kind_name(row->kind));
+	outcome_text(row, buf, sizeof(buf));
+	out_cell(t, "%s", buf);
+	out_cell_u64(t, row->total + row->errors);
+	for (i = 1; i < row->nplaces; i++)
+		if (row->places[i].n > row->places[best].n)
+			best = i;
+	if (row->nplaces) {
+		sym_name(row->places[best].ip, buf, sizeof(buf));
+		out_cell(t, "%s", buf);
+	} else {
+		out_cell(t, "-");
+	}
+	out_cell_u64(t, row->nplaces);
+	out_cell(t, "%s", row->proof);
+}
+
+static void try_loop(struct side *side, const struct loop *loop, int cpu, struct out_table *t)
+{
+	struct row rows[] = {
+		{ .kind = UPREEMPT_SAMPLE }, { .kind = UPREEMPT_STOP }, { .kind = UPREEMPT_REDIRECT },
+	};
+	/* not on this stack: a thread that will not leave its loop goes on using it */
+	struct spinner *s = calloc(1, sizeof(*s));
+	bool left;
+	size_t i;
+	int err;
+
+	if (!s)
+		return;
+	s->loop = loop;
+	s->domain = side->domain;
+	s->cpu = cpu;
+	err = spinner_start(s);
+	if (err) {
+		out_note(NULL, "  The %s loop could not be started: %s", loop->name, strerror(-err));
+		return;
+	}
+	out_progress("%s: a thread in the %s loop...", side->name, loop->name);
+	try_sample(s, &rows[0]);
+	try_stop(s, &rows[1]);
+	try_redirect(s, &rows[2]);
+	left = spinner_stop(s);
+	if (left && loop->intact) {
+		size_t len = strlen(rows[2].proof);
+
+		snprintf(rows[2].proof + len, sizeof(rows[2].proof) - len, ", registers %s",
+			 loop->intact(&s->state) ? "intact" : "DAMAGED");
+	}
+	if (!left)
+		snprintf(rows[2].proof, sizeof(rows[2].proof), "could not be led out of its loop");
+	out_rule(t);
+	for (i = 0; i < COUNT(rows); i++) {
+		rows[i].backend = side->name;
+		rows[i].loop = loop->name;
+		show_row(t, &rows[i]);
+	}
+	if (left)
+		free(s);
+}
+
+static void try_backend(struct side *side, const struct cpus *cpus)
+{
+	char title[96], key[32];
+	const struct loop *loop;
+	struct out_table *t;
+
+	snprintf(title, sizeof(title), "Backend %s: %s", side->name,
+		 side->backend == UPREEMPT_BACKEND_KMOD ? "the module, no signal is sent"
+							: "one signal to the thread");
+	snprintf(key, sizeof(key), "outcomes_%s", side->name);
+	t = out_table(key, title, outcome_cols, COUNT(outcome_cols));
+	for (loop = loops_all(); loop->name; loop++)
+		try_loop(side, loop, cpus->target, t);
+	out_table_end(t);
+}
+
+/* ---- times ---------------------------------------------------------------- */
+
+static struct spinner *start_counting(struct upreempt_domain *domain, int cpu)
+{
+	struct spinner *s = calloc(1, sizeof(*s));
+
+	if (!s)
+		return NULL;
+	s->loop = loops_counting();
+	s->domain = domain;
+	s->cpu = cpu;
+	if (!spinner_start(s))
+		return s;
+	free(s);
+	return NULL;
+}
+
+static void end_counting(struct spinner *s)
+{
+	/* one that will not go keeps its memory */
+	if (s && spinner_stop(s))
+		free(s);
+}
+
+static void time_backend(struct side *side, const struct cpus *cpus, unsigned int rounds)
+{
+	struct limit limit = { rounds, 1500 * MILLISECOND };
+	struct spinner *s = start_counting(side->domain, cpus->target);
+
+	if (!s)
+		return;
+	out_progress("%s: measuring times...", side->name);
+	measure_redirect(s, (struct limit){ rounds / 20 + 1, limit.budget_ns }, NULL, NULL);
+	measure_redirect(s, limit, &side->times.handler, &side->times.whole);
+	limit.budget_ns /= 2;
+	measure_sample(s, limit, &side->times.sample);
+	measure_stop(s, limit, &side->times.stop);
+	side->times.valid = true;
+	end_counting(s);
+}
+
+static void time_others(struct times *tgkill, struct times *ipi, const struct cpus *cpus,
+			unsigned int rounds)
+{
+	struct limit limit = { rounds, 1500 * MILLISECOND };
+	struct spinner *s;
+
+	out_progress("tgkill and the empty interrupt: measuring times...");
+	plain_signal_setup();
+	s = start_counting(NULL, cpus->target);
+	if (!s)
+		return;
+	measure_tgkill(s, limit, &tgkill->handler, &tgkill->whole);
+	tgkill->valid = true;
+	ipi->valid = cpus->n > 1 && !measure_ipi(s, limit, &ipi->whole);
+	end_counting(s);
+}
+
+static void show_times_row(struct out_table *t, const char *what, const char *by,
+			   struct samples *s)
+{
+	if (!s->n)
+		return;
+	out_cell_group(t, what);
+	out_cell(t, "%s", by);
+	out_cell_u64(t, s->n);
+	out_cell_ns(t, samples_quantile(s, 0.5));
+	out_cell_ns(t, samples_quantile(s, 0.99));
+	out_cell_ns(t, samples_quantile(s, 0.999));
+}
+
+static void show_times(struct side *sides, size_t n, struct times *tgkill, struct times *ipi)
+{
+	struct out_table *t = out_table("times", "Time, µs, to a thread that spins on another CPU",
+					time_cols, COUNT(time_cols));
+	size_t i;
+
+	for (i = 0; i < n; i++)
+		show_times_row(t, "request → handler", sides[i].name, &sides[i].times.handler);
+	show_times_row(t, "request → handler", "tgkill", &tgkill->handler);
+	out_rule(t);
+	for (i = 0; i < n; i++)
+		show_times_row(t, "and back: round trip", sides[i].name, &sides[i].times.whole);
+	show_times_row(t, "and back: round trip", "tgkill + handler", &tgkill->whole);
+	show_times_row(t, "and back: round trip", "empty IPI (membarrier)", &ipi->whole);
+	out_rule(t);
+	for (i = 0; i < n; i++)
+		show_times_row(t, "SAMPLE, registers here", sides[i].name, &sides[i].times.sample);
+	out_rule(t);
+	for (i = 0; i < n; i++)
+		show_times_row(t, "STOP, held", sides[i].name, &sides[i].times.stop);
+	out_table_end(t);
+}
+
+static double ratio(struct samples *a, struct samples *b)
+{
+	uint64_t x = samples_quantile(a, 0.5), y = samples_quantile(b, 0.5);
+
+	return y ? (double)x / y : 0;
+}
+
+static void show_ratios(struct side *side, struct times *tgkill, struct times *ipi)
+{
+	double by_signal = ratio(&tgkill->whole, &side->times.whole);
+	double to_ipi = ratio(&side->times.whole, &ipi->whole);
+
+	if (!side->times.whole.n)
+		return;
+	out_section(side->name, NULL);
+	out_double("tgkill_over_round_trip", by_signal);
+	out_double("round_trip_over_empty_ipi", to_ipi);
+	out_section_end();
+	if (by_signal > 0 && to_ipi > 0)
+		out_note(NULL, "  %s: a round trip takes %.2f times an empty interrupt; tgkill takes "
+			 "%.1f times as long (p50).", side->name, to_ipi, by_signal);
+	else if (by_signal > 0)
+		out_note(NULL, "  %s: tgkill takes %.1f times as long (p50).", side->name, by_signal);
+}
+
+/* ---- stages, by BPF -------------------------------------------------------- */
+
+static __u64 show_stages_of(struct out_table *t, const char *backend, struct probes *p)
+{
+	__u64 signals = 0;
+	struct probes_entry *all;
+	size_t i, n;
+
+	all = probes_read(p, &n);
+	for (i = 0; all && i < n; i++) {
+		const struct latency_key *k = &all[i].key;
+		const struct hist *h = &all[i].hist;
+
+		if (k->stage == STAGE_SIGNAL_DELIVER)
+			signals += h->count;
+		out_cell_group(t, backend);
+		out_cell(t, "%s", stage_key(k->stage));
+		out_cell(t, "%s", stage_title(k->stage));
+		out_cell_u64(t, h->count);
+		out_cell_ns(t, hist_percentile(h, 0.5));
+		out_cell_ns(t, hist_percentile(h, 0.99));
+		out_cell_ns(t, hist_percentile(h, 0.999));
+	}
+	free(all);
+	return signals;
+}
+
+static void stages(struct side *sides, size_t n, const struct cpus *cpus, unsigned int rounds)
+{
+	struct limit limit = { rounds < 1000 ? rounds : 1000, 1000 * MILLISECOND };
+	struct probes_opts po = { .tgid = getpid(), .module = true, .signal = true };
+	struct out_table *t;
+	struct probes *p;
+	char why[256], sentence[128] = "";
+	size_t i;
+
+	out_progress("loading the BPF programs...");
+	p = probes_open(&po, why, sizeof(why));
+	if (!p || probes_attach_library(p, getpid()) < 0) {
+		out_note("stages_absent", "\nThe time of each stage is not shown: %s.",
+			 p ? "uprobes cannot be attached" : why);
+		probes_close(p);
+		return;
+	}
+	t = out_table("stages", "Where the time of a REDIRECT goes, µs, with BPF probes attached",
+		      stage_cols, COUNT(stage_cols));
+	for (i = 0; i < n; i++) {
+		struct spinner *s = sides[i].domain ? start_counting(sides[i].domain, cpus->target) :
+						      NULL;
+		__u64 signals;
+
+		if (!s)
+			continue;
+		out_progress("%s: measuring stages...", sides[i].name);
+		probes_reset(p);
+		measure_redirect(s, limit, NULL, NULL);
+		out_rule(t);
+		signals = show_stages_of(t, sides[i].name, p);
+		if (sides[i].backend == UPREEMPT_BACKEND_KMOD)
+			snprintf(sentence, sizeof(sentence),
+				 "  Signals delivered to the process meanwhile: %llu", signals);
+		end_counting(s);
+	}
+	out_table_end(t);
+	if (*sentence)
+		out_note("signals_during_kmod", "%s.", sentence);
+	probes_close(p);
+}
+
+/* ---- the command ----------------------------------------------------------- */
+
+static void *watchdog(void *arg)
+{
+	(void)arg;
+	sleep(LAST_MOMENT);
+	fprintf(stderr, "\nupreempt demo: not done after %d seconds (%s); giving up\n",
+		LAST_MOMENT, phase);
+	_exit(1);
+}
+
+static void open_backend(struct side *side)
+{
+	UPREEMPT_OPTS(upreempt_domain_opts, opts, .backend = side->backend, .slots = 8);
+	const char *what;
+	int err;
+
+	side->name = upreempt_backend_name(side->backend);
+	err = upreempt_domain_open(&opts, &side->domain);
+	if (!err)
+		return;
+	side->domain = NULL;
+	switch (err) {
+	case -ENOENT:
+		what = "the module is not loaded; 'insmod upreempt.ko' as root, or 'make run' for a "
+		       "virtual machine that has it";
+		break;
+	case -EACCES:
+		what = "this user may not open " UPREEMPT_DEVICE "; run it as root, or have root "
+		       "allow it (module parameter device_mode)";
+		break;
+	case -EPROTO:
+		what = "the loaded module speaks another ABI; build and load the one of this version";
+		break;
+	case -EBUSY:
+		what = "its signal has another handler; set UPREEMPT_SIGNAL to a free one";
+		break;
+	default:
+		what = strerror(-err);
+	}
+	out_section(side->name, NULL);
+	out_str("unavailable", NULL, "%s", what);
+	out_section_end();
+	out_note(NULL, "\n%sBackend %s is not available here%s: %s.", out_bold(), side->name,
+		 out_plain(), what);
+}
+
+static void show_head(const struct cpus *cpus)
+{
+	char hv[64];
+	struct utsname u;
+
+	uname(&u);
+	machine_hypervisor(hv, sizeof(hv));
+	out_section("environment", NULL);
+	out_str("version", NULL, "%s", UPREEMPT_VERSION);
+	out_str("kernel", NULL, "%s", u.release);
+	out_u64("cpus", NULL, cpus->n);
+	out_str("hypervisor", NULL, "%s", hv);
+	out_section_end();
+	out_note(NULL, "upreempt %s · Linux %s · %d CPU%s · %s", UPREEMPT_VERSION, u.release,
+		 cpus->n, cpus->n == 1 ? "" : "s", *hv ? hv : "bare metal");
+	out_note(NULL, "Threads spin in loops that call nothing and poll nothing. Each is asked for its "
+		 "registers,\nstopped and released, and made to run a handler; then it is led out of "
+		 "its loop.");
+	if (cpus->n == 1)
+		out_note(NULL, "There is one CPU only: times are those of the scheduler.");
+}
+
+/* -1: go on; else the exit status */
+static int parse(int argc, char **argv, struct options *o)
+{
+	static const struct option longs[] = {
+		{ "backend", required_argument, NULL, 'b' },
+		{ "rounds", required_argument, NULL, 'n' },
+		{ "json", no_argument, NULL, 'j' },
+		{ "help", no_argument, NULL, 'h' },
+		{}
+	};
+	long long n;
+	int c;
+
+	while ((c = getopt_long(argc, argv, "+:b:n:h", longs, NULL)) != -1) {
+		switch (c) {
+		case 'b':
+			if (!strcmp(optarg, "both"))
+				o->backend = UPREEMPT_BACKEND_AUTO;
+			else if (!strcmp(optarg, "kmod"))
+				o->backend = UPREEMPT_BACKEND_KMOD;
+			else if (!strcmp(optarg, "signal"))
+				o->backend = UPREEMPT_BACKEND_SIGNAL;
+			else
+				return wrong_use("demo", "--backend is both, kmod or signal, not '%s'",
+						 optarg);
+			break;
+		case 'n':
+			if (!parse_number(optarg, 1, 1000000, &n))
+				return wrong_use("demo", "-n takes a number, 1 to 1000000, not '%s'",
+						 optarg);
+			o->rounds = n;
+			break;
+		case 'j':
+			o->json = true;
+			break;
+		case 'h':
+			fputs(usage, stdout);
+			return 0;
+		default:
+			return wrong_option("demo", c, argv);
+		}
+	}
+	if (optind < argc)
+		return wrong_use("demo", "it takes no argument, not '%s'", argv[optind]);
+	return -1;
+}
+
+static void free_times(struct times *t)
+{
+	samples_free(&t->handler);
+	samples_free(&t->whole);
+	samples_free(&t->sample);
+	samples_free(&t->stop);
+}
+
+static int run(struct side *sides, size_t n, const struct options *o)
+{
+	struct times tgkill = {}, ipi = {};
+	unsigned int available = 0;
+	struct cpus cpus;
+	size_t i;
+
+	cpus_choose(&cpus);
+	show_head(&cpus);
+	for (i = 0; i < n; i++) {
+		phase = "opening a backend";
+		open_backend(&sides[i]);
+		if (!sides[i].domain)
+			continue;
+		available++;
+		phase = "stopping and redirecting";
+		try_backend(&sides[i], &cpus);
+	}
+	if (available) {
+		phase = "measuring times";
+		for (i = 0; i < n; i++)
+			if (sides[i].domain)
+				time_backend(&sides[i], &cpus, o->rounds);
+		time_others(&tgkill, &ipi, &cpus, o->rounds);
+		show_times(sides, n, &tgkill, &ipi);
+		out_section("ratios", NULL);
+		for (i = 0; i < n; i++)
+			show_ratios(&sides[i], &tgkill, &ipi);
+		out_section_end();
+		phase = "measuring stages";
+		stages(sides, n, &cpus, o->rounds);
+	}
+	for (i = 0; i < n; i++) {
+		upreempt_domain_close(sides[i].domain);
+		free_times(&sides[i].times);
+	}
+	free_times(&tgkill);
+	free_times(&ipi);
+	sym_close();
+	return available ? 0 : 1;
+}
+
+int cmd_demo(int argc, char **argv)
+{
+	struct options o = { .rounds = 10000 };
+	struct side sides[2] = {};
+	pthread_t dog;
+	size_t n = 0;
+	int ret;
+
+	ret = parse(argc, argv, &o);
+	if (ret >= 0)
+		return ret;
+	if (o.backend != UPREEMPT_BACKEND_SIGNAL)
+		sides[n++].backend = UPREEMPT_BACKEND_KMOD;
+	if (o.backend != UPREEMPT_BACKEND_KMOD)
+		sides[n++].backend = UPREEMPT_BACKEND_SIGNAL;
+	if (!pthread_create(&dog, NULL, watchdog, NULL))
+		pthread_detach(dog);
+	out_start(o.json, false);
+	ret = run(sides, n, &o);
+	out_finish();
+	return ret;
+}
