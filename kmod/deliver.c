@@ -136,8 +136,11 @@ static void up_off_cpu(struct up_thread *t)
 	if (where != UP_OFF)
 		goto restore;	/* sched_in sees attention and does the same itself */
 
-	/* The switch may still be under way on its CPU; its bases are saved at the end. */
-	while (READ_ONCE(t->task->on_cpu))
+	/*
+	 * The switch may still be under way on its CPU; its bases are saved at the end. Or
+	 * the next switch has brought it back, and sched_in waits for us: they still are.
+	 */
+	while (READ_ONCE(t->task->on_cpu) && !READ_ONCE(t->arrived))
 		cpu_relax();
 	smp_rmb();	/* on_cpu before the frame; pairs with the release in finish_task() */
 	if (t->task->flags & PF_EXITING || up_thread_moved_on(t))

@@ -36,8 +36,11 @@ static void up_sched_in(struct preempt_notifier *pn, int cpu)
 
 	up_inject(sched_in_delay);
 	/* F: full barrier, pairs with E in up_kick(). Pinned: somebody copies our frame. */
-	while (unlikely(atomic_cmpxchg(&t->where, UP_OFF, cpu) == UP_PINNED))
+	while (unlikely(atomic_cmpxchg(&t->where, UP_OFF, cpu) == UP_PINNED)) {
+		WRITE_ONCE(t->arrived, true);
 		cpu_relax();
+	}
+	WRITE_ONCE(t->arrived, false);
 
 	if (likely(!READ_ONCE(t->attention) && !up_thread_moved_on(t)))
 		return;

@@ -131,6 +131,7 @@ struct up_thread {
 	u32 attention;			/* written under lock, read everywhere */
 	struct task_struct *task;
 	struct mm_struct *mm;		/* at registration; mmgrab'ed */
+	bool arrived;			/* sched_in waits for the pin */
 	bool armed;			/* only by the thread itself, interrupts off */
 
 	struct user_return_notifier urn;
