@@ -10,7 +10,7 @@ KERNEL ?= 6.1
 SHELL := /bin/bash
 VM := selftests/vm/run.sh
 DEPS := tools/build/deps.sh
-SUB = $(MAKE) --no-print-directory OUT=$(OUT)
+SUB = $(MAKE) $(if $(V),,-s) --no-print-directory OUT=$(OUT)
 export OUT
 
 .PHONY: all help lib bpf tools bench-tool kmod kernels source tests run check lint bench install clean distclean
@@ -35,7 +35,7 @@ tools: lib bpf bench-tool ## out/bin/upreempt, out/bin/upreempt-bench
 	@$(SUB) -C tools/upreempt
 
 bench-tool: lib
-	@$(SUB) -C tools/bench
+	@[ ! -e tools/bench/Makefile ] || $(SUB) -C tools/bench
 
 kernels: source
 	@tools/build/kernels.sh $(KERNELS)
