@@ -121,6 +121,25 @@ unlock:
 }
 
 /*
+ * The switch may still be under way on the thread's CPU; its bases are saved at the end
+ * of it. Or the next switch has brought it back, and sched_in waits for us: they still
+ * are. Bounded: an interrupt may have come in between over there, and its handler may be
+ * waiting for a thread that was interrupted here.
+ */
+static bool up_switched_out(struct up_thread *t)
+{
+	int i;
+
+	for (i = 0; READ_ONCE(t->task->on_cpu) && !READ_ONCE(t->arrived); i++) {
+		if (i == UP_SWITCH_SPINS)
+			return false;
+		cpu_relax();
+	}
+	smp_rmb();	/* on_cpu before the frame; pairs with the release in finish_task() */
+	return true;
+}
+
+/*
  * The thread is switched out, or was a moment ago. Pin it there, so that sched_in and
  * with it exit have to wait, and look at its frame.
  */
@@ -136,17 +155,15 @@ static void up_off_cpu(struct up_thread *t)
 	if (where != UP_OFF)
 		goto restore;	/* sched_in sees attention and does the same itself */
 
-	/*
-	 * The switch may still be under way on its CPU; its bases are saved at the end. Or
-	 * the next switch has brought it back, and sched_in waits for us: they still are.
-	 */
-	while (READ_ONCE(t->task->on_cpu) && !READ_ONCE(t->arrived))
-		cpu_relax();
-	smp_rmb();	/* on_cpu before the frame; pairs with the release in finish_task() */
-	if (t->task->flags & PF_EXITING || up_thread_moved_on(t))
+	if (t->task->flags & PF_EXITING || up_thread_moved_on(t)) {
 		up_thread_finish(t, UPREEMPT_GONE);
-	else
+	} else if (up_switched_out(t)) {
 		up_frame_requests(t, task_pt_regs(t->task), false);
+	} else {
+		raw_spin_lock(&t->lock);
+		up_retry_later(t);
+		raw_spin_unlock(&t->lock);
+	}
 	atomic_set_release(&t->where, UP_OFF);
 restore:
 	local_irq_restore(flags);
