@@ -18,7 +18,7 @@
 struct hist {
 	__u64 count;
 	__u64 sum;
-	__u64 min_inverted;		/* ~minimum: all zeros is an empty histogram */
+	__u64 min;			/* ~0 while empty */
 	__u64 max;
 	__u64 buckets[HIST_BUCKETS];
 };
@@ -59,13 +59,16 @@ static inline __attribute__((always_inline)) __u64 hist_low(unsigned int i)
 	return (__u64)(HIST_SUB + i % HIST_SUB) << (e - 1);
 }
 
-/* Raise *p to at least v. A few tries: losing one more race loses one extreme, not a count. */
-static inline __attribute__((always_inline)) void hist_raise(__u64 *p, __u64 v)
+/*
+ * Make v the extreme if it is one. A few tries: losing one more race loses one
+ * extreme, not a count.
+ */
+static inline __attribute__((always_inline)) void hist_extreme(__u64 *p, __u64 v, int maximum)
 {
 	__u64 old = *(volatile __u64 *)p, seen;
 	int i;
 
-	for (i = 0; i < 4 && old < v; i++) {
+	for (i = 0; i < 4 && (maximum ? old < v : old > v); i++) {
 		seen = __sync_val_compare_and_swap(p, old, v);
 		if (seen == old)
 			break;
@@ -76,16 +79,20 @@ static inline __attribute__((always_inline)) void hist_raise(__u64 *p, __u64 v)
 /* Any CPU, any context */
 static inline __attribute__((always_inline)) void hist_add(struct hist *h, __u64 v)
 {
-	unsigned int i = hist_index(v);
+	__u64 i = hist_index(v);
 
-	/* the verifier cannot follow the arithmetic of hist_index() */
+	/*
+	 * The verifier cannot follow the arithmetic of hist_index(), so the bound is tested
+	 * again; the empty statement keeps the tested and the used index in one register.
+	 */
+	__asm__ __volatile__("" : "+r"(i));
 	if (i >= HIST_BUCKETS)
 		return;
 	__sync_fetch_and_add(&h->buckets[i], 1);
 	__sync_fetch_and_add(&h->count, 1);
 	__sync_fetch_and_add(&h->sum, v);
-	hist_raise(&h->max, v);
-	hist_raise(&h->min_inverted, ~v);
+	hist_extreme(&h->max, v, 1);
+	hist_extreme(&h->min, v, 0);
 }
 
 #endif

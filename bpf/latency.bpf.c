@@ -121,10 +121,11 @@ struct {
 	__type(value, __u64);
 } deferrals SEC(".maps");
 
-static const struct hist empty_hist;	/* too large for the stack */
+static const struct hist empty_hist = { .min = ~0ULL };	/* too large for the stack */
 
-static __always_inline void record(enum latency_stage stage, enum upreempt_kind kind,
-				   enum upreempt_outcome outcome, __u64 from, __u64 to)
+/* Not inlined: verified once for each program instead of at each use */
+static __noinline void record(enum latency_stage stage, enum upreempt_kind kind,
+			      enum upreempt_outcome outcome, __u64 from, __u64 to)
 {
 	struct latency_key key = { .stage = stage, .kind = kind, .outcome = outcome };
 	struct hist *h;

@@ -62,8 +62,6 @@ struct row {
 
 /* The times of one way to reach a thread */
 struct times {
-	const char *by;
-	bool valid;
 	struct samples handler, whole, sample, stop;
 };
 
@@ -345,38 +343,56 @@ static void end_counting(struct spinner *s)
 		free(s);
 }
 
-static void time_backend(struct side *side, const struct cpus *cpus, unsigned int rounds)
+/*
+ * All ways take turns, so that a machine that is busy with something else for a
+ * while is unfair to none of them.
+ */
+#define TURNS 8
+
+static void time_backend(struct side *side, const struct cpus *cpus, struct limit limit)
 {
-	struct limit limit = { rounds, 1500 * MILLISECOND };
 	struct spinner *s = start_counting(side->domain, cpus->target);
 
 	if (!s)
 		return;
-	out_progress("%s: measuring times...", side->name);
-	measure_redirect(s, (struct limit){ rounds / 20 + 1, limit.budget_ns }, NULL, NULL);
+	/* the first ones meet cold caches and pages that were never touched */
+	measure_redirect(s, (struct limit){ limit.rounds / 20 + 1, limit.budget_ns }, NULL, NULL);
 	measure_redirect(s, limit, &side->times.handler, &side->times.whole);
 	limit.budget_ns /= 2;
 	measure_sample(s, limit, &side->times.sample);
 	measure_stop(s, limit, &side->times.stop);
-	side->times.valid = true;
 	end_counting(s);
 }
 
 static void time_others(struct times *tgkill, struct times *ipi, const struct cpus *cpus,
-			unsigned int rounds)
+			struct limit limit)
 {
-	struct limit limit = { rounds, 1500 * MILLISECOND };
-	struct spinner *s;
+	struct spinner *s = start_counting(NULL, cpus->target);
 
-	out_progress("tgkill and the empty interrupt: measuring times...");
-	plain_signal_setup();
-	s = start_counting(NULL, cpus->target);
 	if (!s)
 		return;
+	measure_tgkill(s, (struct limit){ limit.rounds / 20 + 1, limit.budget_ns }, NULL, NULL);
 	measure_tgkill(s, limit, &tgkill->handler, &tgkill->whole);
-	tgkill->valid = true;
-	ipi->valid = cpus->n > 1 && !measure_ipi(s, limit, &ipi->whole);
+	if (cpus->n > 1)
+		measure_ipi(s, limit, &ipi->whole);
 	end_counting(s);
+}
+
+static void time_all(struct side *sides, size_t n, struct times *tgkill, struct times *ipi,
+		     const struct cpus *cpus, unsigned int rounds)
+{
+	struct limit limit = { rounds / TURNS + 1, 150 * MILLISECOND };
+	unsigned int turn;
+	size_t i;
+
+	plain_signal_setup();
+	for (turn = 0; turn < TURNS; turn++) {
+		out_progress("measuring times, %u of %u...", turn + 1, TURNS);
+		for (i = 0; i < n; i++)
+			if (sides[i].domain)
+				time_backend(&sides[i], cpus, limit);
+		time_others(tgkill, ipi, cpus, limit);
+	}
 }
 
 static void show_times_row(struct out_table *t, const char *what, const char *by,
@@ -434,10 +450,10 @@ static void show_ratios(struct side *side, struct times *tgkill, struct times *i
 	out_double("round_trip_over_empty_ipi", to_ipi);
 	out_section_end();
 	if (by_signal > 0 && to_ipi > 0)
-		out_note(NULL, "  %s: a round trip takes %.2f times an empty interrupt; tgkill takes "
-			 "%.1f times as long (p50).", side->name, to_ipi, by_signal);
+		out_note(NULL, "  %s: a round trip takes %.2g times an empty interrupt; tgkill takes "
+			 "%.2g times as long (p50).", side->name, to_ipi, by_signal);
 	else if (by_signal > 0)
-		out_note(NULL, "  %s: tgkill takes %.1f times as long (p50).", side->name, by_signal);
+		out_note(NULL, "  %s: tgkill takes %.2g times as long (p50).", side->name, by_signal);
 }
 
 /* ---- stages, by BPF -------------------------------------------------------- */
@@ -653,10 +669,7 @@ static int run(struct side *sides, size_t n, const struct options *o)
 	}
 	if (available) {
 		phase = "measuring times";
-		for (i = 0; i < n; i++)
-			if (sides[i].domain)
-				time_backend(&sides[i], &cpus, o->rounds);
-		time_others(&tgkill, &ipi, &cpus, o->rounds);
+		time_all(sides, n, &tgkill, &ipi, &cpus, o->rounds);
 		show_times(sides, n, &tgkill, &ipi);
 		out_section("ratios", NULL);
 		for (i = 0; i < n; i++)

@@ -23,27 +23,13 @@ double hist_percentile(const struct hist *h, double q)
 			v = low + (high - low) * (rank - seen) / n;
 			if (v > h->max)
 				v = h->max;
-			if (v < hist_min(h))
-				v = hist_min(h);
+			if (v < h->min)
+				v = h->min;
 			return v;
 		}
 		seen += n;
 	}
 	return h->max;	/* counted while it was read */
-}
-
-void hist_merge(struct hist *to, const struct hist *from)
-{
-	unsigned int i;
-
-	for (i = 0; i < HIST_BUCKETS; i++)
-		to->buckets[i] += from->buckets[i];
-	to->count += from->count;
-	to->sum += from->sum;
-	if (from->max > to->max)
-		to->max = from->max;
-	if (from->min_inverted > to->min_inverted)
-		to->min_inverted = from->min_inverted;
 }
 
 static void bar(__u64 n, __u64 most)
@@ -52,6 +38,7 @@ static void bar(__u64 n, __u64 most)
 	static const char *const part[] = { "", "▏", "▎", "▍", "▌", "▋", "▊", "▉" };
 	__u64 eighths = (n * BAR_WIDTH * 8 + most - 1) / most, i;
 
+	fputs("  ", stdout);
 	for (i = 0; i < eighths / 8; i++)
 		fputs("█", stdout);
 	fputs(part[eighths % 8], stdout);
@@ -92,8 +79,9 @@ void hist_print(const struct hist *h)
 		char low[24];
 
 		span(low, sizeof(low), hist_low(i * STEP));
-		printf("    %*s%s  %9llu  ", (int)(9 - out_width(low)), "", low, n[i]);
-		bar(n[i], most);
+		printf("    %*s%s  %9llu", (int)(9 - out_width(low)), "", low, n[i]);
+		if (n[i])
+			bar(n[i], most);
 		putchar('\n');
 	}
 }

@@ -5,14 +5,8 @@
 
 #include "hist.h"
 
-static inline __u64 hist_min(const struct hist *h)
-{
-	return ~h->min_inverted;
-}
-
 /* The value below which the share q (0..1) lies, interpolated inside its bucket; 0 when empty */
 double hist_percentile(const struct hist *h, double q);
-void hist_merge(struct hist *to, const struct hist *from);
 /* Bars on the terminal, one line for each power of two (text only) */
 void hist_print(const struct hist *h);
 

@@ -202,7 +202,7 @@ static void print_table(const struct probes_entry *all, size_t n)
 		out_cell_ns(t, hist_percentile(h, 0.99));
 		out_cell_ns(t, hist_percentile(h, 0.999));
 		out_cell_ns(t, h->max);
-		out_cell_ns(t, hist_min(h));
+		out_cell_ns(t, h->min);
 		out_cell_json(t, buckets ?: "[]");
 		free(buckets);
 	}

@@ -371,7 +371,7 @@ unsigned int measure_stop(struct spinner *s, struct limit limit, struct samples 
 unsigned int measure_tgkill(struct spinner *s, struct limit limit, struct samples *handler,
 			    struct samples *whole)
 {
-	uint64_t end = now_ns() + limit.budget_ns, t0;
+	uint64_t end = now_ns() + limit.budget_ns, t0, t1;
 	unsigned int i, failed = 0;
 
 	for (i = 1; i <= limit.rounds && now_ns() < end; i++) {
@@ -381,8 +381,11 @@ unsigned int measure_tgkill(struct spinner *s, struct limit limit, struct sample
 			failed++;
 			continue;
 		}
-		samples_add(whole, now_ns() - t0);
-		samples_add(handler, s->handled_ns - t0);
+		t1 = now_ns();
+		if (whole)
+			samples_add(whole, t1 - t0);
+		if (handler)
+			samples_add(handler, s->handled_ns - t0);
 		if (!spinner_moves(s))
 			failed++;
 	}

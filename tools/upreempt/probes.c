@@ -11,7 +11,10 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <linux/magic.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 #include "latency.skel.h"
 
@@ -323,11 +326,26 @@ static int pin_one(struct bpf_map *map, const char *dir, const char *name)
 	return bpf_map__pin(map, path);
 }
 
+#define BPFFS "/sys/fs/bpf"
+
+/* Minimal systems do not mount it; bpftool does the same */
+static void mount_bpffs(const char *dir)
+{
+	struct statfs fs;
+
+	if (!strncmp(dir, BPFFS, strlen(BPFFS)) && !statfs(BPFFS, &fs) &&
+	    (unsigned long)fs.f_type != BPF_FS_MAGIC)
+		mount("bpf", BPFFS, "bpf", 0, "mode=0700");
+}
+
 int probes_pin(struct probes *p, const char *dir, char *why, size_t size)
 {
+	bool made;
 	int err;
 
-	if (mkdir(dir, 0700) && errno != EEXIST) {
+	mount_bpffs(dir);
+	made = !mkdir(dir, 0700);
+	if (!made && errno != EEXIST) {
 		snprintf(why, size, "cannot make %s: %s", dir, strerror(errno));
 		return -errno;
 	}
@@ -335,9 +353,12 @@ int probes_pin(struct probes *p, const char *dir, char *why, size_t size)
 	err = pin_one(p->skel->maps.latency, dir, "upreempt_latency");
 	if (!err)
 		err = pin_one(p->skel->maps.deferrals, dir, "upreempt_deferrals");
-	if (err)
-		snprintf(why, size, "cannot pin in %s: %s (it must lie in a bpf file system: "
-			 "mount -t bpf bpf /sys/fs/bpf)", dir, strerror(-err));
+	if (err) {
+		snprintf(why, size, "cannot pin in %s: %s; it must lie in a bpf file system, "
+			 "as " BPFFS "/NAME does", dir, strerror(-err));
+		if (made)
+			rmdir(dir);
+	}
 	return err;
 }
 
