@@ -312,8 +312,8 @@ unsigned int measure_redirect(struct spinner *s, struct limit limit, struct samp
 	uint64_t end = now_ns() + limit.budget_ns, h, w;
 	unsigned int i, failed = 0;
 
-	for (i = 1; i <= limit.rounds && now_ns() < end; i++) {
-		if (redirect_once(s, i, &h, &w) || !spinner_moves(s)) {
+	for (i = 0; i < limit.rounds && now_ns() < end; i++) {
+		if (redirect_once(s, ++s->cookie, &h, &w) || !spinner_moves(s)) {
 			failed++;
 			continue;
 		}
@@ -374,10 +374,10 @@ unsigned int measure_tgkill(struct spinner *s, struct limit limit, struct sample
 	uint64_t end = now_ns() + limit.budget_ns, t0, t1;
 	unsigned int i, failed = 0;
 
-	for (i = 1; i <= limit.rounds && now_ns() < end; i++) {
+	for (i = 0; i < limit.rounds && now_ns() < end; i++) {
 		t0 = now_ns();
-		plain_send(s, i);
-		if (!answered(s, i)) {
+		plain_send(s, ++s->cookie);
+		if (!answered(s, s->cookie)) {
 			failed++;
 			continue;
 		}

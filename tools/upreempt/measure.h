@@ -36,6 +36,8 @@ struct spinner {
 	pid_t tid;
 	int error;			/* of registering */
 	bool running;
+	/* the requester's */
+	uint64_t cookie;		/* of the last request: never the same again */
 	/* written by the handler */
 	uint64_t handled;		/* times */
 	uint64_t handled_ns;		/* when the last one began */
