@@ -60,6 +60,13 @@ static bool up_in_syscall(const struct pt_regs *regs)
 	return (int)regs->orig_ax >= 0;
 }
 
+/* A thread that is switched out with the frame of an interrupt or an exception. */
+static enum upreempt_reason up_why_off(const struct up_thread *t)
+{
+	return READ_ONCE(t->task->__state) == TASK_RUNNING ? UPREEMPT_R_NOT_RUN :
+							     UPREEMPT_R_EXCEPTION;
+}
+
 /* ---- what the saved frame alone can answer -------------------------------------- */
 
 /**
@@ -103,16 +110,15 @@ void up_frame_requests(struct up_thread *t, const struct pt_regs *regs, bool on_
 			if (syscall || t->gated)
 				up_request_complete(t, r, out, UPREEMPT_R_NONE, frame, &cap);
 			else
-				r->reason = READ_ONCE(t->task->__state) == TASK_RUNNING ?
-					    UPREEMPT_R_NOT_RUN : UPREEMPT_R_EXCEPTION;
+				up_request_note(t, r, up_why_off(t), cap.rip);
 			break;
 		case UPREEMPT_REDIRECT:
 			if (syscall && r->flags & UPREEMPT_REQ_OR_BLOCKED)
 				up_request_complete(t, r, out, UPREEMPT_R_NONE, frame, &cap);
 			else
-				r->reason = t->gated ? UPREEMPT_R_HELD :
-					    syscall ? UPREEMPT_R_IN_SYSCALL : r->reason;
-			r->last_ip = cap.rip;
+				up_request_note(t, r, t->gated ? UPREEMPT_R_HELD :
+						syscall ? UPREEMPT_R_IN_SYSCALL : up_why_off(t),
+						cap.rip);
 			break;
 		}
 	}

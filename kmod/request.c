@@ -174,15 +174,25 @@ void up_request_complete(struct up_thread *t, struct up_request *r,
 		up_thread_wake(t);
 }
 
-/* Under t->lock: note why @r could not be granted now. */
+/* Under t->lock: what @r waits for, as far as one can tell from outside the hook. */
+void up_request_note(struct up_thread *t, struct up_request *r,
+		     enum upreempt_reason reason, unsigned long ip)
+{
+	r->last_ip = ip;
+	if (r->reason == reason)
+		return;
+	r->reason = reason;
+	t->count.deferrals[reason]++;
+	trace_upreempt_defer(t->domain->id, t->tid, r->event.seq, r->event.kind, reason, ip);
+}
+
+/* Under t->lock: the hook could not grant @r. */
 void up_request_defer(struct up_thread *t, struct up_request *r,
 		      enum upreempt_reason reason, unsigned long ip)
 {
-	r->reason = reason;
-	r->last_ip = ip;
+	r->reason = UPREEMPT_R_NONE;	/* every refusal counts */
 	r->event.attempts++;
-	t->count.deferrals[reason]++;
-	trace_upreempt_defer(t->domain->id, t->tid, r->event.seq, r->event.kind, reason, ip);
+	up_request_note(t, r, reason, ip);
 }
 
 /* Under t->lock, for a thread that takes no more requests. */

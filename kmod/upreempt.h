@@ -270,6 +270,8 @@ int up_request_release(struct up_thread *t, u64 seq);
 void up_request_complete(struct up_thread *t, struct up_request *r,
 			 enum upreempt_outcome outcome, enum upreempt_reason reason,
 			 enum upreempt_frame frame, const struct upreempt_regs *regs);
+void up_request_note(struct up_thread *t, struct up_request *r,
+		     enum upreempt_reason reason, unsigned long ip);
 void up_request_defer(struct up_thread *t, struct up_request *r,
 		      enum upreempt_reason reason, unsigned long ip);
 void up_request_drop_all(struct up_thread *t, enum upreempt_outcome outcome);
