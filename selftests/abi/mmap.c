@@ -120,33 +120,8 @@ TEST_F(map, not_inherited_by_fork)
 	ASSERT_TRUE(WIFSIGNALED(status));
 	EXPECT_EQ(SIGSEGV, WTERMSIG(status));
 	EXPECT_EQ(0, self->r.header->tail);
-}
-
-/* A program that insists on sharing it with its child shares memory, not its threads. */
-TEST_F(map, inherited_by_request)
-{
-	struct upreempt_event e;
-	struct raw_target t;
-	pid_t pid;
-
-	ASSERT_EQ(0, raw_map(&self->r));
-	if (madvise(self->r.map, self->r.size, MADV_DOFORK))
-		SKIP(return, "this kernel refuses MADV_DOFORK here");
-	ASSERT_EQ(0, raw_spinner(&t, &self->r, RAW_LANDING));
-	pid = fork();
-	ASSERT_LE(0, pid);
-	if (!pid) {
-		int ret = raw_register(&self->r);
-
-		munmap(self->r.map, self->r.size);
-		_exit(ret == -EPERM ? 0 : 1);
-	}
-	EXPECT_EQ(0, raw_reap(pid, RAW_LONG_MS));
-	ASSERT_EQ(0, raw_ask(&self->r, t.slot, UPREEMPT_STOP, 0, &e));
-	EXPECT_EQ(UPREEMPT_LANDED, e.outcome);
-	EXPECT_EQ(0, raw_release(&self->r, t.slot, e.seq));
-	EXPECT_EQ(0, raw_target_stop(&t));
-	EXPECT_EQ(0, t.wrong);
+	/* and it cannot be asked for */
+	EXPECT_EQ(-1, madvise(self->r.map, self->r.size, MADV_DOFORK));
 }
 
 /* The memory, and a registration made through the file, outlive the number. */
