@@ -132,8 +132,8 @@ run_list() {
 			continue
 		fi
 		for backend in $here; do
-			if [ "$placement" = script ]; then
-				run_one "$path" "$limit" - env KERNEL="$series" "$TOP/selftests/$path" "$series"
+			if [[ $path == *.sh ]]; then
+				run_one "$path" "$limit" "$backend" env KERNEL="$series" "$TOP/selftests/$path" "$series"
 			else
 				run_one "$path" "$limit" "$backend" "$OUT/selftests/$path"
 			fi

@@ -25,7 +25,8 @@ put 755 bin "$OUT/bin/upreempt"
 
 # The library's .pc file names the prefix that is installed to, not the one of the build.
 install -d "$root/lib/pkgconfig"
-sed -E "s|^prefix=.*|prefix=$PREFIX|" "$OUT/lib/pkgconfig/upreempt.pc" >"$root/lib/pkgconfig/upreempt.pc"
+sed -E "s|^prefix=.*|prefix=$PREFIX|; s|^libdir=.*|libdir=\${prefix}/lib|; s|^includedir=.*|includedir=\${prefix}/include|" \
+	"$OUT/lib/pkgconfig/upreempt.pc" >"$root/lib/pkgconfig/upreempt.pc"
 
 for page in "$TOP"/Documentation/man/*.[1-8]; do
 	[ -e "$page" ] || continue
