@@ -282,7 +282,8 @@ static bool up_list_is_ours(void)
 /* Context: interrupts off; @t is current and has attention. */
 void up_arm(struct up_thread *t, enum up_arm_from from)
 {
-	if (t->armed || current->flags & PF_EXITING)
+	/* An IPI, or a kick of its own, may still find a thread that has detached itself. */
+	if (t->armed || atomic_read(&t->where) == UP_DEAD || current->flags & PF_EXITING)
 		return;
 	if (!up_list_is_ours()) {
 		raw_spin_lock(&t->lock);
