@@ -153,6 +153,7 @@ int upreempt_kmod_probe(struct upreempt_query *query, char *why, size_t why_size
 #define SIG_MAX_EVENTS		(1U << 20)
 #define SIG_MAX_REQUESTS	16
 int upreempt_signal_number(int *signo);
+extern uint32_t upreempt_install_lock;
 /* domain.c: AUTO, with the environment and the reason */
 int upreempt_choose(enum upreempt_backend wanted, enum upreempt_backend *chosen, char *why,
 		    size_t why_size);

@@ -4,7 +4,6 @@
 #include "arch/x86_64/frame.h"
 #include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -187,11 +186,8 @@ static int kmod_add(struct upreempt_thread *t, const struct upreempt_register *r
 			continue;
 		reg = *r;
 		reg.slot = i;
-		if (!ioctl(d->fd, UPREEMPT_IOC_REGISTER, &reg)) {
-			t->slot->nopreempt = 0;
-			t->slot->off = 0;
+		if (!ioctl(d->fd, UPREEMPT_IOC_REGISTER, &reg))
 			return 0;
-		}
 		if (errno != EBUSY)
 			break;
 	}
@@ -283,22 +279,14 @@ static void fill_request(struct upreempt_request *rq, const struct upreempt_thre
 static int kmod_request(struct upreempt_thread *t, const struct upreempt_request_opts *o,
 			struct upreempt_event *event)
 {
-	bool ring = o->flags & UPREEMPT_REQ_RING;
 	struct upreempt_request rq;
-	sigset_t all, old;
 	int ret;
 
-	/* With RING a broken wait could not be taken up again: let no signal break it. */
-	if (ring) {
-		sigfillset(&all);
-		pthread_sigmask(SIG_SETMASK, &all, &old);
-	}
+	/* EINTR: a signal, or a REDIRECT of the waiter itself. The request goes on. */
 	do {
 		fill_request(&rq, t, o, UPREEMPT_REQ_WAIT);
 		ret = ioctl(t->domain->fd, UPREEMPT_IOC_REQUEST, &rq) ? -errno : 0;
 	} while (ret == -EINTR && !rq.seq);
-	if (ring)
-		pthread_sigmask(SIG_SETMASK, &old, NULL);
 	if (!ret)
 		*event = rq.event;
 	else if (ret == -EINTR)
@@ -326,7 +314,9 @@ static int kmod_ref(struct upreempt_thread *t, unsigned long cmd, uint64_t seq)
 {
 	struct upreempt_ref ref = { .size = sizeof(ref), .slot = t->index, .seq = seq };
 
-	return ioctl(t->domain->fd, cmd, &ref) ? -errno : 0;
+	if (!ioctl(t->domain->fd, cmd, &ref))
+		return 0;
+	return errno == ESRCH ? -ENOENT : -errno;
 }
 
 static int kmod_cancel(struct upreempt_thread *t, uint64_t seq)

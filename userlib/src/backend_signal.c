@@ -13,7 +13,7 @@
 #define sigev_notify_thread_id	_sigev_un._tid
 #endif
 
-static uint32_t install_lock;
+uint32_t upreempt_install_lock;
 
 static int number_from_name(const char *s)
 {
@@ -62,7 +62,7 @@ static int install_handler(int signo)
 
 	new.sa_sigaction = sig_handler;
 	sigfillset(&new.sa_mask);
-	up_lock(&install_lock);
+	up_lock(&upreempt_install_lock);
 	if (sigaction(signo, NULL, &old))
 		ret = -errno;
 	else if (old.sa_flags & SA_SIGINFO ? old.sa_sigaction != sig_handler :
@@ -70,7 +70,7 @@ static int install_handler(int signo)
 		ret = -EBUSY;
 	else if (sigaction(signo, &new, NULL))
 		ret = -errno;
-	up_unlock(&install_lock);
+	up_unlock(&upreempt_install_lock);
 	if (ret == -EBUSY)
 		upreempt_log(0, "signal %d has another handler: choose one with "
 			     "upreempt_domain_opts.signo or UPREEMPT_SIGNAL", signo);

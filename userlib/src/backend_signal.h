@@ -48,6 +48,7 @@ struct sig_thread {
 	bool have_timer;
 	timer_t timer;
 	uint32_t backoff_us;
+	bool ring_full;			/* found so by this visit of the handler */
 	uint64_t stack_lo, stack_hi;
 	uint64_t stack_need;
 	struct upreempt_stats stats;

@@ -33,7 +33,7 @@ void upreempt_check(void)
 	if (!t)
 		return;
 	if (t->kflags & KRESUME_CAN)
-		upreempt_syscall(SYS_ioctl, t->fd, UPREEMPT_IOC_CHECK, 0, 0, 0, 0);
+		upreempt_syscall(SYS_ioctl, t->fd, UPREEMPT_IOC_CHECK, t->index, 0, 0, 0);
 	else
 		upreempt_syscall(SYS_tgkill, t->pid, t->tid, t->signo, 0, 0, 0);
 }

@@ -88,6 +88,7 @@ static void in_child(void)
 	upreempt_generation++;
 	upreempt_self = NULL;
 	upreempt_slot_self = &upreempt_slot_dummy;
+	upreempt_install_lock = 0;	/* another thread of the parent may have held it */
 }
 
 static void init_once(void)

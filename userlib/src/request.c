@@ -33,6 +33,8 @@ static int check(struct upreempt_thread *t, const struct upreempt_request_opts *
 		return -EINVAL;
 	if (o->kind < UPREEMPT_SAMPLE || o->kind >= UPREEMPT_KIND_MAX)
 		return -EINVAL;
+	if (o->flags & UPREEMPT_REQ_OR_BLOCKED && o->kind != UPREEMPT_REDIRECT)
+		return -EINVAL;
 	if (__atomic_load_n(&t->gone, __ATOMIC_ACQUIRE))
 		return -ESRCH;
 	if (o->kind == UPREEMPT_REDIRECT && !t->handler)

@@ -64,7 +64,10 @@ static void capture(struct upreempt_regs *regs, const ucontext_t *uc)
 	memcpy(&regs->sigmask, &uc->uc_sigmask, sizeof(regs->sigmask));
 }
 
-/* The oldest pending request of a kind, now RUNNING; seq: after that one */
+/*
+ * The oldest pending request of a kind, now RUNNING; seq: after that one. Between the
+ * look and the move it may have been cancelled and its place taken by another one.
+ */
 static struct sig_request *take(struct upreempt_thread *t, uint32_t kind, uint64_t seq)
 {
 	struct sig_request *r, *oldest;
@@ -76,8 +79,14 @@ static struct sig_request *take(struct upreempt_thread *t, uint32_t kind, uint64
 			if (__atomic_load_n(&r->state, __ATOMIC_SEQ_CST) == RQ_PENDING &&
 			    r->kind == kind && r->seq > seq && (!oldest || r->seq < oldest->seq))
 				oldest = r;
-	} while (oldest && !sig_move(oldest, RQ_PENDING, RQ_RUNNING));
-	return oldest;
+		if (!oldest)
+			return NULL;
+		if (!sig_move(oldest, RQ_PENDING, RQ_RUNNING))
+			continue;
+		if (oldest->kind == kind && oldest->seq > seq)
+			return oldest;
+		__atomic_store_n(&oldest->state, RQ_PENDING, __ATOMIC_SEQ_CST);
+	} while (true);
 }
 
 static void defer(struct upreempt_thread *t, struct sig_request *r, uint32_t reason, uint64_t ip)
@@ -96,7 +105,11 @@ static bool grant(struct upreempt_thread *t, struct sig_request *r, uint32_t out
 	sig_fill_event(t, r, outcome, reason);
 	r->event.regs = *regs;
 	r->event.frame = UPREEMPT_FRAME_USER;
-	if (!(r->flags & UPREEMPT_REQ_RING) || sig_ring_push(t->domain, &r->event))
+	if (!(r->flags & UPREEMPT_REQ_RING))
+		return true;
+	/* Once it was full, younger records wait too: a thread's records keep their order. */
+	t->sig->ring_full |= !t->sig->ring_full && !sig_ring_push(t->domain, &r->event);
+	if (!t->sig->ring_full)
 		return true;
 	defer(t, r, UPREEMPT_R_RING_FULL, regs->rip);
 	return false;
@@ -153,6 +166,10 @@ static uint64_t expire(struct upreempt_thread *t, const struct upreempt_regs *re
 		}
 		if (!sig_move(r, RQ_PENDING, RQ_RUNNING))
 			continue;
+		if (!r->deadline_ns || r->deadline_ns > now) {
+			__atomic_store_n(&r->state, RQ_PENDING, __ATOMIC_SEQ_CST);
+			continue;
+		}
 		r->last_ip = regs->rip;
 		sig_end(t, r, UPREEMPT_UNSAFE,
 			held && r->kind == UPREEMPT_REDIRECT ? UPREEMPT_R_HELD : r->reason);
@@ -170,9 +187,13 @@ static void hold(struct upreempt_thread *t, const struct upreempt_regs *regs)
 		word = __atomic_load_n(&t->sig->word, __ATOMIC_SEQ_CST);
 		if (!__atomic_load_n(&t->slot->held, __ATOMIC_SEQ_CST))
 			return;
+		t->sig->ring_full = false;
 		serve_stops(t, regs);
 		serve_samples(t, regs);
 		deadline = expire(t, regs, 1);
+		/* What found the ring full is tried again. */
+		if (t->sig->ring_full)
+			deadline = upreempt_now() + BACKOFF_MAX_US * 1000ULL;
 		up_futex_wait(&t->sig->word, word, deadline);
 	}
 }
@@ -212,7 +233,8 @@ static uint32_t refusal(struct upreempt_thread *t, const ucontext_t *uc,
 	*final = true;
 	if (regs->rsp <= s->stack_lo || regs->rsp > s->stack_hi)
 		return UPREEMPT_R_STACK_BOUNDS;
-	if (base < s->stack_lo || base - s->stack_lo < s->stack_need)
+	/* 16: for the rounding */
+	if (base < s->stack_lo || base - s->stack_lo < s->stack_need + 16)
 		return UPREEMPT_R_STACK_ROOM;
 	return 0;
 }
@@ -301,6 +323,7 @@ static void deliver(struct upreempt_thread *t, ucontext_t *uc)
 	if (!__atomic_load_n(&t->slot->pending, __ATOMIC_SEQ_CST))
 		return;
 	SIG_COUNT(t, hooks);
+	t->sig->ring_full = false;
 	capture(&regs, uc);
 	expire(t, &regs, 0);
 	serve_stops(t, &regs);

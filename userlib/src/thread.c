@@ -105,6 +105,7 @@ static int fill_register(struct upreempt_thread *t, struct upreempt_register *r,
 			 const struct upreempt_thread_opts *o)
 {
 	uint32_t stack = o->handler_stack ? o->handler_stack : DEFAULT_HANDLER_STACK;
+	int ret;
 
 	memset(r, 0, sizeof(*r));
 	r->size = sizeof(*r);
@@ -119,7 +120,10 @@ static int fill_register(struct upreempt_thread *t, struct upreempt_register *r,
 	r->stack_need = FRAME_BYTES + RUN_STACK + stack;
 	if (!(o->flags & UPREEMPT_THREAD_NO_XSAVE))
 		r->stack_need += upreempt_xs.size_all + 64;
-	return fill_stack(r, o);
+	ret = fill_stack(r, o);
+	if (!ret && r->stack_hi && r->stack_need > r->stack_hi - r->stack_lo)
+		return -EINVAL;
+	return ret;
 }
 
 /* A handle: the oldest dead one when enough of them lie between, else a new one */
@@ -128,10 +132,15 @@ static struct upreempt_thread *new_handle(struct upreempt_domain *d)
 	struct upreempt_thread *t = NULL;
 
 	up_lock(&d->lock);
-	if (d->nr_dead > DEAD_HANDLES && !__atomic_load_n(&d->dead->users, __ATOMIC_ACQUIRE)) {
+	if (d->nr_dead > DEAD_HANDLES) {
 		t = d->dead;
 		d->dead = t->next;
 		d->nr_dead--;
+		/* Somebody is still in a call on it: to the end of the queue */
+		if (__atomic_load_n(&t->users, __ATOMIC_ACQUIRE)) {
+			bury(d, t);
+			t = NULL;
+		}
 	}
 	up_unlock(&d->lock);
 	if (!t) {
