@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: LGPL-2.1 OR MIT */
+/*
+ * upreempt-bench: one file measures what needs two CPUs (cross.c), one what needs
+ * one (single.c), one writes the results (report.c).
+ *
+ * Peers are measured in turns, a few samples of each at a time, so that whatever
+ * else the machine does hits all of them. Times come from the time stamp counter;
+ * with --icount that counts instructions and nothing is converted.
+ */
+#ifndef BENCH_H
+#define BENCH_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <x86intrin.h>
+#include <upreempt/upreempt.h>
+
+struct series {
+	const char *name;
+	const char *backend;		/* "kmod", "signal", or "-" */
+	const char *unit;		/* "ns", "instructions", "ratio" */
+	double *samples;
+	size_t n, max;
+};
+
+struct bench {
+	bool icount, quick;
+	double tick_ns;			/* of the time stamp counter */
+	int cpu[2];			/* cpu[1] -1: there is only one */
+	bool kmod;			/* the module is there */
+	struct series series[64];
+	int nr_series;
+};
+
+/* main.c */
+extern struct bench bench;
+/* Time since power-on in ticks; the instructions before it are done */
+static inline uint64_t ticks(void)
+{
+	unsigned int aux;
+
+	return __rdtscp(&aux);
+}
+
+/* Ticks to what a series shows */
+static inline double shown(double t)
+{
+	return bench.icount ? t : t * bench.tick_ns;
+}
+
+/* Give up with a message when something takes longer than any machine needs */
+#define PATIENCE_S 20
+void out_of_patience(const char *what) __attribute__((noreturn));
+void fail(const char *what, int err) __attribute__((noreturn));
+void pin(int cpu);
+/* Wait for cond; spins: what it waits for runs on another CPU */
+#define SPIN_UNTIL(what, cond) do {						\
+	uint64_t __end = ticks() + (uint64_t)(PATIENCE_S * 1e9 / bench.tick_ns);	\
+										\
+	while (!(cond))								\
+		if (ticks() > __end)						\
+			out_of_patience(what);					\
+} while (0)
+
+/* report.c */
+struct series *series_new(const char *name, const char *backend, const char *unit, size_t max);
+void series_add(struct series *s, double value);
+double series_percentile(const struct series *s, double p);
+void report_table(void);
+int report_json(const char *path);
+
+/* merge.c: join the files that report_json() wrote */
+int merge(const char *out, char **files, int n);
+
+/* cross.c, single.c */
+void cross_run(void);
+void single_run(void);
+
+#endif

@@ -1,0 +1,284 @@
+// SPDX-License-Identifier: LGPL-2.1 OR MIT
+/*
+ * What one CPU shows: the ways of a request to oneself and of raise(), what a region
+ * costs, and what a thread pays for being registered while nobody asks for it.
+ */
+#include "bench.h"
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define CALLS		1000	/* system calls, or regions, in a sample */
+#define TURNS		100	/* there and back through the pipes in a sample */
+
+static volatile uint64_t handled;
+
+static void handler(struct upreempt_context *ctx, void *arg)
+{
+	(void)ctx;
+	(void)arg;
+	handled++;
+}
+
+static void on_signal(int signo)
+{
+	(void)signo;
+	handled++;
+}
+
+static int rounds(int n)
+{
+	return bench.quick ? n / 5 + 1 : n;
+}
+
+static struct upreempt_thread *enter(struct upreempt_domain *domain)
+{
+	UPREEMPT_OPTS(upreempt_thread_opts, o, .handler = handler);
+	struct upreempt_thread *me;
+	int err = upreempt_thread_register(domain, &o, &me);
+
+	if (err)
+		fail("upreempt_thread_register", -err);
+	return me;
+}
+
+static void leave(struct upreempt_thread *me)
+{
+	int err = upreempt_thread_unregister(me);
+
+	if (err)
+		fail("upreempt_thread_unregister", -err);
+}
+
+/* ---- requests to oneself ---------------------------------------------------- */
+
+static void self_request(struct upreempt_domain *domain, const char *backend, struct series *raised)
+{
+	struct series *s = series_new("self_request", backend, NULL, 20000);
+	UPREEMPT_OPTS(upreempt_request_opts, o, .kind = UPREEMPT_REDIRECT);
+	struct upreempt_thread *me = enter(domain);
+	struct upreempt_event ev;
+	int n = rounds(bench.icount ? 500 : 5000);
+
+	for (int i = 0; i < n; i++) {
+		uint64_t seq, before = handled, t0 = ticks();
+		int err = upreempt_post(me, &o, &seq);
+		uint64_t t1 = ticks();
+
+		if (err)
+			fail("upreempt_post", -err);
+		SPIN_UNTIL("a request to oneself", handled != before);
+		if (upreempt_wait(me, seq, 0, &ev) || ev.outcome != UPREEMPT_LANDED)
+			fail("a request to oneself did not land", 0);
+		if (i > n / 10)
+			series_add(s, shown(t1 - t0));
+		t0 = ticks();
+		raise(SIGUSR1);
+		t1 = ticks();
+		if (i > n / 10)
+			series_add(raised, shown(t1 - t0));
+	}
+	leave(me);
+}
+
+/* ---- regions ------------------------------------------------------------------ */
+
+__attribute__((noipa)) static uint64_t region_loop(void)
+{
+	uint64_t t0 = ticks();
+
+	for (int i = 0; i < CALLS; i++) {
+		upreempt_disable();
+		upreempt_enable();
+	}
+	return ticks() - t0;
+}
+
+__attribute__((noipa)) static uint64_t empty_loop(void)
+{
+	uint64_t t0 = ticks();
+
+	for (int i = 0; i < CALLS; i++)
+		__asm__ volatile("" : : : "memory");
+	return ticks() - t0;
+}
+
+static void regions(struct upreempt_domain *domain, const char *backend)
+{
+	struct series *s = series_new("disable_enable", backend, NULL, 20000);
+	struct upreempt_thread *me = enter(domain);
+	int n = rounds(bench.icount ? 100 : 2000);
+
+	for (int i = 0; i < n; i++) {
+		double empty = empty_loop(), full = region_loop();
+
+		series_add(s, shown((full > empty ? full - empty : 0) / CALLS));
+	}
+	leave(me);
+}
+
+/* ---- the price of being registered ---------------------------------------------- */
+
+/* The other end of the pipes: answers each byte, registers and unregisters on command */
+struct partner {
+	struct upreempt_domain *domain;
+	int to[2], from[2];
+	pthread_t pthread;
+};
+
+static void put(int fd, char c)
+{
+	if (write(fd, &c, 1) != 1)
+		fail("write", errno);
+}
+
+static char get(int fd)
+{
+	char c;
+
+	if (read(fd, &c, 1) != 1)
+		fail("read", errno);
+	return c;
+}
+
+static void *partner_main(void *arg)
+{
+	struct partner *p = arg;
+	struct upreempt_thread *me = NULL;
+	char c;
+
+	pin(bench.cpu[0]);
+	do {
+		c = get(p->to[0]);
+		if (c == 'r')
+			me = enter(p->domain);
+		else if (c == 'u')
+			leave(me);
+		put(p->from[1], c);
+	} while (c != 'q');
+	return NULL;
+}
+
+static void partner_start(struct partner *p, struct upreempt_domain *domain)
+{
+	p->domain = domain;
+	if (pipe(p->to) || pipe(p->from))
+		fail("pipe", errno);
+	if (pthread_create(&p->pthread, NULL, partner_main, p))
+		fail("pthread_create", EAGAIN);
+}
+
+static void tell(struct partner *p, char c)
+{
+	put(p->to[1], c);
+	if (get(p->from[0]) != c)
+		fail("the other thread is confused", 0);
+}
+
+static void partner_stop(struct partner *p)
+{
+	tell(p, 'q');
+	pthread_join(p->pthread, NULL);
+	for (int i = 0; i < 2; i++) {
+		close(p->to[i]);
+		close(p->from[i]);
+	}
+}
+
+/* Of one switch: there and back are two */
+static double switches(struct partner *p)
+{
+	uint64_t t0 = ticks();
+
+	for (int i = 0; i < TURNS; i++) {
+		put(p->to[1], 'p');
+		get(p->from[0]);
+	}
+	return shown(ticks() - t0) / (2 * TURNS);
+}
+
+static double null_syscalls(void)
+{
+	uint64_t t0 = ticks();
+
+	for (int i = 0; i < CALLS; i++)
+		syscall(SYS_getppid);
+	return shown(ticks() - t0) / CALLS;
+}
+
+static void idle_tax(struct upreempt_domain *domain, const char *backend)
+{
+	struct series *sw = series_new("idle_tax_switch", backend, NULL, 2000);
+	struct series *sw_base = series_new("idle_tax_switch_base", "-", NULL, 2000);
+	struct series *sw_by = series_new("idle_tax_switch_bystander", backend, NULL, 2000);
+	struct series *sw_ratio = series_new("idle_tax_switch_ratio", backend, "ratio", 2000);
+	struct series *sc = series_new("idle_tax_null_syscall", backend, NULL, 2000);
+	struct series *sc_base = series_new("idle_tax_null_syscall_base", "-", NULL, 2000);
+	struct series *sc_ratio = series_new("idle_tax_null_syscall_ratio", backend, "ratio", 2000);
+	int n = rounds(bench.icount ? 40 : 200);
+	struct partner other, third;
+
+	partner_start(&other, domain);
+	partner_start(&third, domain);
+	switches(&other);
+	for (int i = 0; i < n; i++) {
+		double base_switch = switches(&other), base_call = null_syscalls(), v;
+		struct upreempt_thread *me;
+
+		/* a third thread is registered, and sleeps */
+		tell(&third, 'r');
+		series_add(sw_by, switches(&other));
+		tell(&third, 'u');
+		me = enter(domain);
+		tell(&other, 'r');
+		v = switches(&other);
+		series_add(sw, v);
+		series_add(sw_base, base_switch);
+		series_add(sw_ratio, v / base_switch);
+		v = null_syscalls();
+		series_add(sc, v);
+		series_add(sc_base, base_call);
+		series_add(sc_ratio, v / base_call);
+		tell(&other, 'u');
+		leave(me);
+	}
+	partner_stop(&other);
+	partner_stop(&third);
+}
+
+static struct upreempt_domain *open_domain(enum upreempt_backend backend)
+{
+	UPREEMPT_OPTS(upreempt_domain_opts, o, .backend = backend, .slots = 4, .events = 16);
+	struct upreempt_domain *domain;
+	int err = upreempt_domain_open(&o, &domain);
+
+	if (err)
+		fail("upreempt_domain_open", -err);
+	return domain;
+}
+
+void single_run(void)
+{
+	struct upreempt_domain *signals = open_domain(UPREEMPT_BACKEND_SIGNAL);
+	struct upreempt_domain *module = bench.kmod ? open_domain(UPREEMPT_BACKEND_KMOD) : NULL;
+	struct sigaction sa = { .sa_handler = on_signal };
+	struct series *raised;
+
+	sigaction(SIGUSR1, &sa, NULL);
+	if (module)
+		idle_tax(module, "kmod");
+	else
+		idle_tax(signals, "signal");
+	raised = series_new("raise_roundtrip", "-", NULL, 20000);
+	self_request(signals, "signal", raised);
+	if (module) {
+		raised->n = 0;		/* those beside the module's */
+		self_request(module, "kmod", raised);
+	}
+	regions(module ? module : signals, module ? "kmod" : "signal");
+	upreempt_domain_close(signals);
+	upreempt_domain_close(module);
+}
