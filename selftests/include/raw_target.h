@@ -79,14 +79,21 @@ RAW_FN int raw_target_register(struct raw_target *t)
 	reg.stack_lo = t->stack_lo;
 	reg.stack_hi = t->stack_hi;
 	reg.stack_need = t->stack_need;
-	ret = raw_ioctl(t->raw->fd, UPREEMPT_IOC_REGISTER, &reg);
-	if (ret)
-		return ret;
-	t->slot = reg.slot;
-	t->land.slot = &t->raw->slots[reg.slot];
 	t->land.handler = t->handler;
 	t->land.user = t;
-	return 0;
+	/* It may be redirected before REGISTER returns: the landing has to know the slot. */
+	do {
+		if (reg.landing) {
+			reg.slot = t->slot;
+			t->land.slot = &t->raw->slots[t->slot];
+		}
+		ret = raw_ioctl(t->raw->fd, UPREEMPT_IOC_REGISTER, &reg);
+	} while (ret == -EBUSY && reg.landing && ++t->slot < t->raw->setup.nr_slots);
+	if (!ret) {
+		t->slot = reg.slot;
+		t->land.slot = &t->raw->slots[t->slot];
+	}
+	return ret;
 }
 
 RAW_FN void *raw_target_main(void *arg)
