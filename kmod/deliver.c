@@ -177,12 +177,21 @@ restore:
 
 /* ---- kick and arm ------------------------------------------------------------------ */
 
+/*
+ * The caller of smp_call_function_single_async() has to see to it that one csd is not
+ * sent twice at a time; whoever comes second is told EBUSY.
+ */
 static bool up_send_ipi(struct up_thread *t, int cpu)
 {
-	int ret = smp_call_function_single_async(cpu, &t->csd);
+	int ret = -EBUSY;
 
-	if (!ret)
-		t->count.ipis++;
+	if (!test_and_set_bit(UP_IRQ_IPI, &t->irq_flags)) {
+		ret = smp_call_function_single_async(cpu, &t->csd);
+		if (ret)
+			clear_bit(UP_IRQ_IPI, &t->irq_flags);
+		else
+			t->count.ipis++;
+	}
 	trace_upreempt_ipi(t->domain->id, t->tid, cpu, ret);
 	return !ret;
 }
@@ -228,6 +237,9 @@ void up_ipi(void *info)
 	int where;
 
 	up_inject(ipi_delay);
+	/* Before we look: who was told EBUSY because of us is seen below. */
+	clear_bit(UP_IRQ_IPI, &t->irq_flags);
+	smp_mb__after_atomic();
 	if (current == t->task) {
 		up_on_cpu(t, UP_FROM_IPI);
 		up_thread_put(t);

@@ -173,6 +173,7 @@ struct up_thread {
 	unsigned long irq_flags;
 #define UP_IRQ_WAKE	0
 #define UP_IRQ_REAP	1
+#define UP_IRQ_IPI	2		/* csd is in use: its own flag is no lock */
 	struct rcu_work reap;
 	struct list_head all;		/* domain->all_threads; under up_domains_lock */
 	struct up_counters count;	/* under lock; hooks and ipis racy by one */
