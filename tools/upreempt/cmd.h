@@ -16,7 +16,7 @@ int cmd_demo(int argc, char **argv);
 int cmd_latency(int argc, char **argv);
 int cmd_stat(int argc, char **argv);
 
-/* One line on the standard error, "upreempt CMD: ...; see 'upreempt CMD --help'"; returns EXIT_USAGE */
+/* "upreempt CMD: ...; see 'upreempt CMD --help'" on the standard error; returns EXIT_USAGE */
 int wrong_use(const char *cmd, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* What getopt_long() with ":" in front and opterr 0 complained of */
 int wrong_option(const char *cmd, int result, char **argv);
@@ -25,7 +25,6 @@ bool parse_number(const char *s, long long lo, long long hi, long long *v);
 
 /* The first line of a small file without its newline; false when it cannot be read */
 bool read_line(const char *path, char *buf, size_t size);
-/* "module of a kernel": is /dev/upreempt there, and if not what to do about it */
 bool module_loaded(void);
 
 /* The name of the hypervisor from CPUID, "" on bare metal */

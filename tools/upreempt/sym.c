@@ -33,7 +33,7 @@ void sym_name(uint64_t addr, char *buf, size_t size)
 	Dwfl_Module *mod = open_self() ? dwfl_addrmodule(dwfl, addr) : NULL;
 	GElf_Off offset;
 	GElf_Sym sym;
-	const char *name;
+	const char *name, *slash;
 	Dwarf_Addr start;
 
 	if (!mod) {
@@ -48,7 +48,10 @@ void sym_name(uint64_t addr, char *buf, size_t size)
 		return;
 	}
 	name = dwfl_module_info(mod, NULL, &start, NULL, NULL, NULL, NULL, NULL);
-	snprintf(buf, size, "%s+%#llx", strrchr(name ?: "", '/') ? strrchr(name, '/') + 1 : name ?: "?",
+	if (!name)
+		name = "?";
+	slash = strrchr(name, '/');
+	snprintf(buf, size, "%s+%#llx", slash ? slash + 1 : name,
 		 (unsigned long long)(addr - start));
 }
 

@@ -1,0 +1,334 @@
+// SPDX-License-Identifier: LGPL-2.1 OR MIT
+/*
+ * The command `upreempt`: wrong use gets one line and exit status 2; help has examples;
+ * what it prints with --json is JSON and says what it must say; the BPF probes see every
+ * stage of the backend in use. Proves U13 (without the module there is an answer and the
+ * signal backend), U20 (a loop without a poll is led out of it), and that tp_btf programs work
+ * on the module, with uprobes on the landing (P15).
+ */
+#include "kselftest_harness.h"
+#include <ctype.h>
+#include <limits.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define MAX_WORDS 16
+
+struct run {
+	int status;
+	char *out, *err;
+};
+
+/* out/bin/upreempt, from out/selftests/tool/command */
+static const char *tool(void)
+{
+	static char path[PATH_MAX];
+	ssize_t n;
+	int up;
+
+	if (*path)
+		return path;
+	n = readlink("/proc/self/exe", path, sizeof(path) - 32);
+	if (n < 0)
+		return "upreempt";
+	path[n] = 0;
+	for (up = 0; up < 3; up++)
+		*strrchr(path, '/') = 0;
+	return strcat(path, "/bin/upreempt");
+}
+
+static char *contents(int fd)
+{
+	off_t size = lseek(fd, 0, SEEK_END);
+	char *s = calloc(1, size + 1);
+
+	if (!s || pread(fd, s, size, 0) != size)
+		abort();
+	close(fd);
+	return s;
+}
+
+/* The command with these words, up to NULL */
+static struct run run(const char *word, ...)
+{
+	char *argv[MAX_WORDS + 2] = { (char *)tool() };
+	int out = memfd_create("out", 0), err = memfd_create("err", 0);
+	struct run r;
+	va_list ap;
+	pid_t pid;
+	int n = 1;
+
+	va_start(ap, word);
+	for (; word && n < MAX_WORDS; word = va_arg(ap, const char *))
+		argv[n++] = (char *)word;
+	va_end(ap);
+	pid = fork();
+	if (!pid) {
+		dup2(out, STDOUT_FILENO);
+		dup2(err, STDERR_FILENO);
+		execv(argv[0], argv);
+		_exit(127);
+	}
+	waitpid(pid, &r.status, 0);
+	r.status = WIFEXITED(r.status) ? WEXITSTATUS(r.status) : 128 + WTERMSIG(r.status);
+	r.out = contents(out);
+	r.err = contents(err);
+	return r;
+}
+
+static void done(struct run *r)
+{
+	free(r->out);
+	free(r->err);
+}
+
+static bool one_line(const char *s)
+{
+	const char *end = strchr(s, '\n');
+
+	return end && end > s && !end[1];
+}
+
+static unsigned int occurrences(const char *s, const char *what)
+{
+	unsigned int n = 0;
+
+	for (; (s = strstr(s, what)); s += strlen(what))
+		n++;
+	return n;
+}
+
+/* ---- a JSON reader that only says whether it is JSON ---------------------- */
+
+static const char *value(const char *s);
+
+static const char *space(const char *s)
+{
+	return s + strspn(s, " \t\r\n");
+}
+
+static const char *string(const char *s)
+{
+	if (*s++ != '"')
+		return NULL;
+	for (; *s != '"'; s++)
+		if ((unsigned char)*s < 0x20 || (*s == '\\' && !*++s))
+			return NULL;
+	return s + 1;
+}
+
+static const char *list(const char *s, char close, bool keys)
+{
+	s = space(s + 1);
+	if (*s == close)
+		return s + 1;
+	for (;;) {
+		if (keys) {
+			s = string(s);
+			if (!s)
+				return NULL;
+			s = space(s);
+			if (*s++ != ':')
+				return NULL;
+		}
+		s = value(s);
+		if (!s)
+			return NULL;
+		if (*s == close)
+			return s + 1;
+		if (*s++ != ',')
+			return NULL;
+		s = space(s);
+	}
+}
+
+static const char *value(const char *s)
+{
+	static const char *const words[] = { "true", "false", "null" };
+	unsigned int i;
+	char *end;
+
+	s = space(s);
+	if (*s == '{')
+		s = list(s, '}', true);
+	else if (*s == '[')
+		s = list(s, ']', false);
+	else if (*s == '"')
+		s = string(s);
+	else if (*s == '-' || isdigit((unsigned char)*s)) {
+		strtod(s, &end);
+		s = end;
+	} else {
+		for (i = 0; i < 3 && strncmp(s, words[i], strlen(words[i])); i++)
+			;
+		s = i < 3 ? s + strlen(words[i]) : NULL;
+	}
+	return s ? space(s) : NULL;
+}
+
+static bool is_json(const char *s)
+{
+	s = value(s);
+	return s && !*s;
+}
+
+static const char *backend(void)
+{
+	const char *b = getenv("UPREEMPT_BACKEND");
+
+	return b && *b ? b : "signal";
+}
+
+/* ---- tests ---------------------------------------------------------------- */
+
+#define WRONG(...) do {							\
+	struct run r = run(__VA_ARGS__, NULL);				\
+									\
+	EXPECT_EQ(2, r.status);						\
+	EXPECT_STREQ("", r.out);					\
+	EXPECT_TRUE(one_line(r.err)) TH_LOG("said: %s", r.err);		\
+	EXPECT_NE(NULL, strstr(r.err, "--help"));			\
+	done(&r);							\
+} while (0)
+
+TEST(wrong_use_is_one_line_and_status_2)
+{
+	struct run r = run(NULL);
+
+	EXPECT_EQ(2, r.status);
+	EXPECT_TRUE(one_line(r.err));
+	done(&r);
+	WRONG("nonsense");
+	WRONG("info", "word");
+	WRONG("info", "--nonsense");
+	WRONG("info", "--json=yes");
+	WRONG("demo", "word");
+	WRONG("demo", "-z");
+	WRONG("demo", "-n");
+	WRONG("demo", "-n", "0");
+	WRONG("demo", "-n", "many");
+	WRONG("demo", "--backend", "magic");
+	WRONG("latency", "-p", "0");
+	WRONG("latency", "-p", "4194304");
+	WRONG("latency", "-d", "0");
+	WRONG("latency", "--signal", "65");
+	WRONG("latency", "-p", "1", "--", "true");
+	WRONG("stat", "word");
+	WRONG("stat", "-i", "0");
+	WRONG("stat", "-c", "-1");
+	WRONG("stat", "-p", "self");
+}
+
+TEST(help_has_examples)
+{
+	static const char *const commands[] = { "info", "demo", "latency", "stat" };
+	struct run r = run("--help", NULL);
+	unsigned int i;
+
+	EXPECT_EQ(0, r.status);
+	EXPECT_NE(NULL, strstr(r.out, "Examples:"));
+	for (i = 0; i < 4; i++) {
+		struct run h = run(commands[i], "--help", NULL);
+
+		EXPECT_NE(NULL, strstr(r.out, commands[i]));
+		EXPECT_EQ(0, h.status);
+		EXPECT_STREQ("", h.err);
+		EXPECT_NE(NULL, strstr(h.out, "usage: upreempt "));
+		EXPECT_NE(NULL, strstr(h.out, "Examples:"));
+		done(&h);
+	}
+	done(&r);
+}
+
+TEST(info_says_which_backend_and_why)
+{
+	struct run r = run("info", NULL);
+	char chosen[64];
+
+	EXPECT_EQ(0, r.status);
+	EXPECT_NE(NULL, strstr(r.out, "because"));
+	done(&r);
+	r = run("--json", "info", NULL);
+	EXPECT_EQ(0, r.status);
+	EXPECT_TRUE(is_json(r.out)) TH_LOG("%s", r.out);
+	snprintf(chosen, sizeof(chosen), "\"chosen\": \"%s\"", backend());
+	EXPECT_NE(NULL, strstr(r.out, chosen)) TH_LOG("%s", r.out);
+	done(&r);
+}
+
+TEST(stat_without_a_registered_thread)
+{
+	struct run r = run("stat", "-c", "1", "--json", NULL);
+
+	if (access("/sys/module/upreempt", F_OK)) {
+		EXPECT_EQ(1, r.status);
+		EXPECT_STREQ("", r.out);
+		EXPECT_TRUE(one_line(r.err));
+		EXPECT_NE(NULL, strstr(r.err, "insmod"));
+	} else if (!geteuid()) {
+		EXPECT_EQ(0, r.status);
+		EXPECT_TRUE(is_json(r.out));
+		EXPECT_TRUE(one_line(r.out));
+	}
+	done(&r);
+}
+
+FIXTURE(long_run) {};
+FIXTURE_SETUP(long_run) {}
+FIXTURE_TEARDOWN(long_run) {}
+
+TEST_F_TIMEOUT(long_run, demo_reaches_every_loop, 60)
+{
+	struct run r = run("demo", "--backend", backend(), "-n", "200", "--json", NULL);
+
+	ASSERT_EQ(0, r.status) TH_LOG("%s", r.err);
+	EXPECT_TRUE(is_json(r.out)) TH_LOG("%s", r.out);
+	/* four loops, three kinds, all of them with no other outcome beside */
+	EXPECT_EQ(12, occurrences(r.out, "\"outcome\": \"LANDED\""));
+	EXPECT_EQ(3, occurrences(r.out, "counter frozen at")) TH_LOG("%s", r.out);
+	EXPECT_EQ(1, occurrences(r.out, "used no CPU time"));
+	EXPECT_EQ(4, occurrences(r.out, "handler ran 40 times"));
+	EXPECT_EQ(3, occurrences(r.out, "registers intact"));
+	EXPECT_EQ(3, occurrences(r.out, "loop_empty+0x"));
+	EXPECT_NE(NULL, strstr(r.out, "\"by\": \"tgkill + handler\""));
+	if (!strcmp(backend(), "kmod") && strstr(r.out, "\"signals_during_kmod\""))
+		EXPECT_NE(NULL, strstr(r.out, "meanwhile: 0."));
+	done(&r);
+}
+
+TEST_F_TIMEOUT(long_run, latency_sees_every_stage, 90)
+{
+	static const char *const kmod[] = { "request_ipi", "ipi_arm", "request_arm", "arm_deliver",
+		"request_outcome", "deliver_landing", "landing_resume", "request_resume", "gate" };
+	static const char *const by_signal[] = { "signal_generate_deliver", "signal_deliver_landing",
+		"signal_landing_resume", "signal_generate_resume" };
+	bool module = !strcmp(backend(), "kmod");
+	const char *const *stage = module ? kmod : by_signal;
+	unsigned int i, n = module ? 9 : 4;
+	char key[64];
+	struct run r;
+
+	if (geteuid())
+		SKIP(return, "BPF needs root");
+	r = run("latency", "--json", "-d", "60", "--", tool(), "demo", "--backend", backend(), "-n",
+		"200", NULL);
+	if (r.status && !module && access("/sys/kernel/btf/vmlinux", F_OK))
+		SKIP(return, "this kernel takes no BPF tracing program: %s", r.err);
+	ASSERT_EQ(0, r.status) TH_LOG("%s", r.err);
+	EXPECT_TRUE(is_json(r.out)) TH_LOG("%s", r.out);
+	if (module)
+		EXPECT_NE(NULL, strstr(r.out, "\"module_probes\": \"tp_btf\""));
+	EXPECT_NE(NULL, strstr(r.out, "\"library_probes\": true"));
+	for (i = 0; i < n; i++) {
+		snprintf(key, sizeof(key), "\"stage\": \"%s\"", stage[i]);
+		EXPECT_NE(NULL, strstr(r.out, key)) TH_LOG("no stage %s in %s", stage[i], r.out);
+	}
+	done(&r);
+}
+
+TEST_HARNESS_MAIN
