@@ -143,6 +143,8 @@ run_list() {
 
 load() { insmod "$OUT/kmod/$series/inject/upreempt.ko" 2>>"$dir/insmod.log"; }
 
+# In braces, so that the shell has read it all before a long run starts: the file may change meanwhile.
+{
 cd "$TOP" || exit 125
 case $where in
 vm)
@@ -164,3 +166,5 @@ if [ "$where" = live ]; then
 	awk '{ p += $2; f += $3; s += $4 } END { printf "%d passed, %d failed, %d skipped\n", p, f, s }' "$sum"
 fi
 [ -z "$failed_any" ]
+exit
+}

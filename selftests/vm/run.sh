@@ -289,6 +289,8 @@ judge() {
 	exit "$exit"
 }
 
+# In braces, so that the shell has read it all before a long run starts: the file may change meanwhile.
+{
 make_initramfs
 make_job "$@"
 choose_accel
@@ -296,3 +298,4 @@ qemu_arguments
 status=0
 run_machine || status=$?
 judge $status
+}

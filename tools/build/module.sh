@@ -17,7 +17,7 @@ src=${MODULE_SRC:-$TOP}
 if [ "$series" = live ]; then
 	kdir=/lib/modules/$(uname -r)/build
 	base=/sys/kernel/btf/vmlinux
-	[ -e "$kdir/Makefile" ] || die "no headers of the running kernel $(uname -r): install linux-headers-$(uname -r)"
+	[ -e "$kdir/Makefile" ] || die "no headers of the running kernel $(uname -r): install linux-headers-$(uname -r), or leave out LIVE=1 to use a VM"
 else
 	kdir=$OUT/kernels/$series/build
 	base=$OUT/kernels/$series/vmlinux
