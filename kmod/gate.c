@@ -70,6 +70,7 @@ bool up_gate_undo(struct up_thread *t, struct pt_regs *regs)
 	regs->flags = (regs->flags & ~X86_EFLAGS_RF) | e->rf;	/* the fault set RF */
 	regs->orig_ax = -1;
 	e->ip = 0;
+	WRITE_ONCE(t->gates, t->gates - 1);
 	return true;
 }
 
@@ -81,6 +82,8 @@ bool up_gate_enter(struct up_thread *t, struct pt_regs *regs)
 
 	if (!address)
 		return false;
+	if (!e->ip)
+		WRITE_ONCE(t->gates, t->gates + 1);
 	e->sp = regs->sp;
 	e->ip = regs->ip;
 	e->rf = regs->flags & X86_EFLAGS_RF;
@@ -119,6 +122,7 @@ static void up_gate_wait(struct up_thread *t, unsigned long ip)
 	raw_spin_lock_irqsave(&t->lock, flags);
 	t->gated = t->hold && !t->closing;
 	t->count.gated++;
+	up_attention_update(t);		/* no longer on its way */
 	raw_spin_unlock_irqrestore(&t->lock, flags);
 	do {
 		ret = wait_event_freezable(t->gate_wait, up_gate_open(t));

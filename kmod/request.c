@@ -114,6 +114,7 @@ void up_attention_update(struct up_thread *t)
 	if (!t->dead) {
 		WRITE_ONCE(up_slot(t)->pending, !!(attention & UP_ATT_PENDING));
 		WRITE_ONCE(up_slot(t)->held, t->hold);
+		WRITE_ONCE(up_slot(t)->at_gate, READ_ONCE(t->gates));
 	}
 	if (!(attention & UP_ATT_PENDING) && t->timer_ns && hrtimer_try_to_cancel(&t->timer) >= 0)
 		t->timer_ns = 0;

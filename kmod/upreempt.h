@@ -156,6 +156,7 @@ struct up_thread {
 	struct up_request reqs[UP_MAX_REQUESTS];
 	struct up_gate_entry gate[UP_GATE_DEPTH];
 	u32 gate_next;
+	u32 gates;			/* entries that nobody came back for yet */
 
 	/* kernel resume: from the ioctl to the hook of the same exit */
 	bool resume_valid;

@@ -104,7 +104,8 @@ static struct upreempt_slot *slot_at(struct upreempt_domain *d, uint32_t index)
 
 /*
  * Wait a moment until no REDIRECT is on its way to any thread: one that lands
- * after the memory was taken away would find no registers.
+ * after the memory was taken away would find no registers. And until none is on
+ * its way into the gate, which lies in that memory.
  */
 static bool quiet(struct upreempt_domain *d)
 {
@@ -115,6 +116,7 @@ static bool quiet(struct upreempt_domain *d)
 	for (tries = 0; tries < 50; tries++) {
 		for (t = d->live; t; t = t->next)
 			if (__atomic_load_n(&t->slot->pending, __ATOMIC_SEQ_CST) ||
+			    __atomic_load_n(&t->slot->at_gate, __ATOMIC_SEQ_CST) ||
 			    __atomic_load_n(&t->slot->busy, __ATOMIC_SEQ_CST))
 				break;
 		if (!t)

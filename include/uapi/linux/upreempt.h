@@ -180,7 +180,9 @@ struct upreempt_slot {
 	__u64 done_seq;			/* seq of the request that became final last */
 	__u32 done_outcome;		/* its outcome; stored before done_seq */
 	__u32 held;			/* STOP requests that hold the thread */
-	__u64 reserved0[5];
+	__u32 at_gate;			/* not 0: on its way into the gate: do not unmap it */
+	__u32 reserved4;
+	__u64 reserved0[4];
 	/* written by the thread */
 	__u32 nopreempt;		/* not 0: REDIRECT and STOP are deferred (R_DISABLED) */
 	__u32 off;			/* not 0: every new request ends UNSAFE/OFF */
