@@ -6,6 +6,7 @@
 #include "probes.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <getopt.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -113,31 +114,66 @@ static int parse(int argc, char **argv, struct options *o)
 
 /* ---- the command --------------------------------------------------------- */
 
-/* A child that waits for a byte and then becomes the command; *go is where to write it */
-static pid_t spawn(char **command, bool quiet, int *go)
-{
-	int fds[2];
+struct child {
 	pid_t pid;
-	char c;
+	int go;		/* a byte lets it become the command */
+	int execed;	/* then says errno when it could not, or ends */
+};
 
-	if (pipe(fds))
-		return -1;
-	pid = fork();
-	if (pid) {
-		close(fds[0]);
-		*go = fds[1];
-		return pid;
-	}
-	close(fds[1]);
+static void child_main(char **command, bool quiet, int go, int execed)
+{
+	char c;
+	int err;
+
 	/* without the byte the parent has given up */
-	if (read(fds[0], &c, 1) != 1)
+	if (read(go, &c, 1) != 1)
 		_exit(0);
-	close(fds[0]);
 	if (quiet)
 		dup2(STDERR_FILENO, STDOUT_FILENO);
 	execvp(command[0], command);
-	fprintf(stderr, "upreempt latency: cannot run %s: %s\n", command[0], strerror(errno));
+	err = errno;
+	if (write(execed, &err, sizeof(err)) < 0)
+		_exit(126);
 	_exit(127);
+}
+
+/* 0 or -1; the command does not run yet, so that the probes can be there before it */
+static int child_spawn(struct child *child, char **command, bool quiet)
+{
+	int go[2], execed[2];
+
+	if (pipe2(go, O_CLOEXEC) || pipe2(execed, O_CLOEXEC))
+		return -1;
+	child->pid = fork();
+	if (!child->pid) {
+		close(go[1]);
+		close(execed[0]);
+		child_main(command, quiet, go[0], execed[1]);
+	}
+	close(go[0]);
+	close(execed[1]);
+	child->go = go[1];
+	child->execed = execed[0];
+	return child->pid < 0 ? -1 : 0;
+}
+
+/* Returns when it is the command (its mappings are its own): 0, or the errno of exec */
+static int child_go(struct child *child)
+{
+	int err = 0;
+
+	signal(SIGPIPE, SIG_IGN);
+	if (write(child->go, "", 1) != 1 || read(child->execed, &err, sizeof(err)) < 0)
+		err = errno;
+	close(child->go);
+	close(child->execed);
+	return err;
+}
+
+static void child_end(struct child *child)
+{
+	if (!kill(child->pid, SIGTERM))
+		waitpid(child->pid, NULL, 0);
 }
 
 /* ---- printing ------------------------------------------------------------ */
@@ -251,7 +287,7 @@ static void print_deferrals(struct probes *p)
 	out_table_end(t);
 }
 
-static void print_all(struct probes *p, const struct options *o, bool library)
+static void print_all(struct probes *p, const struct options *o, bool process, bool library)
 {
 	struct probes_entry *all;
 	size_t n;
@@ -272,6 +308,9 @@ static void print_all(struct probes *p, const struct options *o, bool library)
 			 probes_module_mode(p) ? "" : " (the module is not loaded) and no such signal sent");
 	}
 	print_deferrals(p);
+	if (process && !library)
+		out_note(NULL, "Landing and resume were not seen: the process maps no file with the symbol "
+			 "upreempt_trace_landing.");
 	if (o->pin)
 		out_str("pinned", "pinned", "%s", o->pin);
 	out_finish();
@@ -287,9 +326,11 @@ static bool watch(struct probes *p, const struct options *o, pid_t pid, bool chi
 	struct timespec nap = { .tv_nsec = 20000000 };
 	bool library = false;
 	unsigned int tries = 0;
+	siginfo_t si = {};
 
 	while (!interrupted && now_ns() < end) {
-		if (child && waitpid(pid, NULL, WNOHANG) == pid)
+		/* a child stays to be waited for, so that its number is not given away */
+		if (child && !waitid(P_PID, pid, &si, WEXITED | WNOHANG | WNOWAIT) && si.si_pid)
 			break;
 		if (!child && pid && kill(pid, 0) && errno == ESRCH)
 			break;
@@ -302,60 +343,58 @@ static bool watch(struct probes *p, const struct options *o, pid_t pid, bool chi
 	return library;
 }
 
+static void say_what(struct probes *p, const struct options *o)
+{
+	fprintf(stderr, "upreempt latency: measuring%s%s%s\n",
+		probes_module_mode(p) ? "" : " signals only (the module is not loaded)",
+		o->duration ? "" : o->pid || o->command ? ", ends with the process or at ^C" :
+							  ", ^C ends it",
+		o->pid || o->command ? "" :
+		"; without -p or a command landing and resume are not seen");
+}
+
 int cmd_latency(int argc, char **argv)
 {
 	struct options o = { .signo = -1 };
 	struct probes_opts po = { .module = true, .signal = true };
 	struct sigaction sa = { .sa_handler = on_interrupt };
 	struct upreempt_info info = { .size = sizeof(info) };
-	pid_t pid = 0;
-	int go = -1, ret;
+	struct child child = {};
 	struct probes *p;
 	char why[256];
 	bool library;
+	int ret;
 
 	ret = parse(argc, argv, &o);
 	if (ret >= 0)
 		return ret;
 	if (o.signo < 0)
 		o.signo = upreempt_get_info(&info) ? SIGURG : info.signo;
-	pid = o.pid;
-	if (o.command) {
-		pid = spawn(o.command, o.json, &go);
-		if (pid < 0) {
-			fprintf(stderr, "upreempt latency: cannot fork: %s\n", strerror(errno));
-			return 1;
-		}
-	}
-	po.tgid = pid;
-	po.signo = o.signo;
-	p = probes_open(&po, why, sizeof(why));
-	if (!p) {
-		fprintf(stderr, "upreempt latency: %s\n", why);
+	if (o.command && child_spawn(&child, o.command, o.json)) {
+		fprintf(stderr, "upreempt latency: cannot fork: %s\n", strerror(errno));
 		return 1;
 	}
-	if (o.pin && probes_pin(p, o.pin, why, sizeof(why))) {
+	po.tgid = o.command ? child.pid : o.pid;
+	po.signo = o.signo;
+	p = probes_open(&po, why, sizeof(why));
+	if (!p || (o.pin && probes_pin(p, o.pin, why, sizeof(why)))) {
 		fprintf(stderr, "upreempt latency: %s\n", why);
 		probes_close(p);
 		return 1;
 	}
 	sigaction(SIGINT, &sa, NULL);
 	sigaction(SIGTERM, &sa, NULL);
-	fprintf(stderr, "upreempt latency: measuring%s%s%s\n",
-		probes_module_mode(p) ? "" : " signals only (the module is not loaded)",
-		o.duration ? "" : pid ? ", ends with the process or at ^C" : ", ^C ends it",
-		!pid ? "; without -p or a command landing and resume are not seen" : "");
-	/* a closed pipe is a child that died early: then there is nothing to see */
-	if (go >= 0) {
-		signal(SIGPIPE, SIG_IGN);
-		if (write(go, "", 1) != 1)
-			perror("upreempt latency");
-		close(go);
+	say_what(p, &o);
+	ret = o.command ? child_go(&child) : 0;
+	if (ret) {
+		fprintf(stderr, "upreempt latency: cannot run %s: %s\n", o.command[0], strerror(ret));
+		probes_close(p);
+		return 1;
 	}
-	library = watch(p, &o, pid, o.command != NULL);
-	if (o.command && kill(pid, 0) == 0)
-		kill(pid, SIGTERM);
-	print_all(p, &o, library);
+	library = watch(p, &o, po.tgid, o.command != NULL);
+	if (o.command)
+		child_end(&child);
+	print_all(p, &o, po.tgid != 0, library);
 	probes_close(p);
 	return 0;
 }
