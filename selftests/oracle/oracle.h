@@ -499,7 +499,7 @@ static inline void oracle_setup(void *sp, uint32_t seed)
 	static uint64_t gs_words[8];
 	uint64_t fs;
 
-	oracle_isa = __builtin_cpu_supports("avx512bw") ? 2 : __builtin_cpu_supports("avx2");
+	oracle_isa = __builtin_cpu_supports("avx512bw") ? 2 : !!__builtin_cpu_supports("avx2");
 	oracle_pat.gpr[O_RCX] = ORACLE_SPIN;
 	oracle_pat.gpr[O_RSP] = (uintptr_t)sp;
 	oracle_fill_state(&oracle_pat, seed);

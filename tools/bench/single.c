@@ -214,6 +214,7 @@ static void idle_tax(struct upreempt_domain *domain, const char *backend)
 	struct series *sw = series_new("idle_tax_switch", backend, NULL, 2000);
 	struct series *sw_base = series_new("idle_tax_switch_base", "-", NULL, 2000);
 	struct series *sw_by = series_new("idle_tax_switch_bystander", backend, NULL, 2000);
+	struct series *by_ratio = series_new("idle_tax_bystander_ratio", backend, "ratio", 2000);
 	struct series *sw_ratio = series_new("idle_tax_switch_ratio", backend, "ratio", 2000);
 	struct series *sc = series_new("idle_tax_null_syscall", backend, NULL, 2000);
 	struct series *sc_base = series_new("idle_tax_null_syscall_base", "-", NULL, 2000);
@@ -230,7 +231,9 @@ static void idle_tax(struct upreempt_domain *domain, const char *backend)
 
 		/* a third thread is registered, and sleeps */
 		tell(&third, 'r');
-		series_add(sw_by, switches(&other));
+		v = switches(&other);
+		series_add(sw_by, v);
+		series_add(by_ratio, v / base_switch);
 		tell(&third, 'u');
 		me = enter(domain);
 		tell(&other, 'r');
