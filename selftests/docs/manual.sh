@@ -50,6 +50,15 @@ reasons() {
 	done
 }
 
+# of the structs that programs share with the kernel
+fields() {
+	local name
+	for name in $(sed -n '/^struct upreempt_.* {/,/^};/{s,/\*.*,,;s/^\t__[us][0-9]* //p}' "$uapi" | tr -d ';' | tr ',' '\n' |
+		sed 's/\[.*//' | grep -vE '^ *(reserved.*|r[0-9]+|r[a-d]x|r[sd]i|r[sb]p|size) *$' | sort -u); do
+		grep -qE "\`[a-z.]*$name\`" Documentation/userspace-api/device.rst || echo "field $name is not in device.rst"
+	done
+}
+
 tracepoints() {
 	local name
 	for name in $(grep -oE '^TRACE_EVENT\([a-z_]+' kmod/trace.h | sed 's/.*(//'); do
@@ -100,6 +109,7 @@ echo "TAP version 13"
 check "every public function has a manual page" functions
 check "every command is described" commands
 check "every reason and feature is described" reasons
+check "every field of the ABI is described" fields
 check "every tracepoint is described" tracepoints
 check "every guard of the test build is described" guards
 check "every test that a document names exists" tests
