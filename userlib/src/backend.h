@@ -160,6 +160,7 @@ int upreempt_choose(enum upreempt_backend wanted, enum upreempt_backend *chosen,
 void upreempt_domain_put(struct upreempt_domain *d);
 /* thread.c: the calling thread lets its registration go */
 int upreempt_thread_detach(struct upreempt_thread *t);
+bool upreempt_in_handler(const struct upreempt_thread *t);
 
 /* check.c, lock.c */
 long upreempt_syscall(long nr, long a, long b, long c, long d, long e, long f);

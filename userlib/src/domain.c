@@ -141,7 +141,7 @@ void upreempt_domain_close(struct upreempt_domain *d)
 		d->fd = -1;
 		return;
 	}
-	if (upreempt_self && upreempt_self->domain == d)
+	if (upreempt_self && upreempt_self->domain == d && !upreempt_in_handler(upreempt_self))
 		upreempt_thread_detach(upreempt_self);
 	if (__atomic_exchange_n(&d->closed, 1, __ATOMIC_ACQ_REL))
 		return;

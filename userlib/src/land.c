@@ -65,9 +65,15 @@ AT(upreempt_xstate_info, xgetbv1, XS_XGETBV1);
 SAME(UPREEMPT_IOC_RESUME, IOC_RESUME);
 SAME(UPREEMPT_THREAD_NO_XSAVE, THREAD_NO_XSAVE);
 
+#ifdef __clang__
+#define KEPT __attribute__((noinline, visibility("default")))
+#else
+#define KEPT __attribute__((noipa, visibility("default")))
+#endif
+
 /* Two places for uprobes: a request's landing, and the end of its handler */
-__attribute__((noipa, visibility("default"))) void upreempt_trace_landing(uint64_t seq);
-__attribute__((noipa, visibility("default"))) void upreempt_trace_resume(uint64_t seq);
+KEPT void upreempt_trace_landing(uint64_t seq);
+KEPT void upreempt_trace_resume(uint64_t seq);
 UPREEMPT_HIDDEN void upreempt_landing_run(struct upreempt_context *ctx);
 
 void upreempt_trace_landing(uint64_t seq)

@@ -180,7 +180,7 @@ static uint64_t expire(struct upreempt_thread *t, const struct upreempt_regs *re
 /* Here the thread is stopped; it still gives samples and takes further stops. */
 static void hold(struct upreempt_thread *t, const struct upreempt_regs *regs)
 {
-	uint64_t deadline;
+	uint64_t deadline, retry;
 	uint32_t word;
 
 	for (;;) {
@@ -192,8 +192,10 @@ static void hold(struct upreempt_thread *t, const struct upreempt_regs *regs)
 		serve_samples(t, regs);
 		deadline = expire(t, regs, 1);
 		/* What found the ring full is tried again. */
-		if (t->sig->ring_full)
-			deadline = upreempt_now() + BACKOFF_MAX_US * 1000ULL;
+		if (t->sig->ring_full) {
+			retry = upreempt_now() + BACKOFF_MAX_US * 1000ULL;
+			deadline = deadline && deadline < retry ? deadline : retry;
+		}
 		up_futex_wait(&t->sig->word, word, deadline);
 	}
 }

@@ -30,7 +30,7 @@ static void make_key(void)
 }
 
 /* Of the calling thread's contexts, is one still above it on this stack? */
-static bool in_handler(const struct upreempt_thread *t)
+bool upreempt_in_handler(const struct upreempt_thread *t)
 {
 	return t->top && (char *)__builtin_frame_address(0) < (char *)t->top;
 }
@@ -57,8 +57,6 @@ int upreempt_thread_detach(struct upreempt_thread *t)
 	bool open = !__atomic_load_n(&d->closed, __ATOMIC_ACQUIRE);
 	int ret;
 
-	if (in_handler(t))
-		return -EBUSY;
 	__atomic_store_n(&t->gone, 1, __ATOMIC_SEQ_CST);
 	ret = d->ops->remove(t, open);
 	pthread_setspecific(exit_key, NULL);
@@ -165,8 +163,9 @@ static int check_register(struct upreempt_domain *d, const struct upreempt_threa
 	if (upreempt_self) {
 		/* of a domain that was closed meanwhile: let it go now */
 		if (!__atomic_load_n(&upreempt_self->domain->closed, __ATOMIC_ACQUIRE) ||
-		    upreempt_thread_detach(upreempt_self) == -EBUSY)
+		    upreempt_in_handler(upreempt_self))
 			return -EEXIST;
+		upreempt_thread_detach(upreempt_self);
 	}
 	pthread_once(&exit_once, make_key);
 	return exit_error;
@@ -261,7 +260,7 @@ int upreempt_thread_unregister(struct upreempt_thread *t)
 		return -EINVAL;
 	if (upreempt_self != t)
 		return -EPERM;
-	return upreempt_thread_detach(t);
+	return upreempt_in_handler(t) ? -EBUSY : upreempt_thread_detach(t);
 }
 
 struct upreempt_thread *upreempt_thread_self(void)

@@ -32,6 +32,7 @@
 #define DW_plus_uconst	0x23
 #define DW_CFA_def_cfa_expression	0x0f
 #define DW_CFA_expression		0x10
+#define DW_CFA_val_offset		0x14
 
 /* one register's place: base register + offset, in the context */
 .macro cfi_in_frame dwreg, base, off
@@ -85,7 +86,7 @@
 	.irp	reg, 0, 1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 12, 13, 14, 15
 	.cfi_same_value \reg
 	.endr
-	.cfi_val_offset 7, 0
+	.cfi_escape DW_CFA_val_offset, 7, 0	/* rsp = CFA */
 	.cfi_offset 16, -(RED_ZONE + 8)
 .endm
 
