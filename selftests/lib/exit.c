@@ -110,7 +110,7 @@ static void *asker_main(void *arg)
 TEST_F_TIMEOUT(leave, under_requests, 200)
 {
 	uint64_t n = ut_scale(3000), landed = 0, gone = 0, redirected = 0;
-	UT_FOR(i, n, 60) {
+	UT_FOR(i, n, 20) {
 		struct leaver l = { .domain = self->domain, .how = i % NR_HOW };
 		struct asker a = { .leaver = &l, .kind = 1 + i % 3 };
 		pthread_t lt, at;
@@ -189,7 +189,7 @@ TEST_F_TIMEOUT(leave, process_exit, 120)
 {
 	uint64_t n = ut_scale(300);
 
-	UT_FOR(i, n, 30) {
+	UT_FOR(i, n, 10) {
 		pid_t pid = fork();
 		int status;
 
@@ -237,7 +237,7 @@ static void *forker_main(void *arg)
 		f->n = 0;
 	}
 	f->ready = 1;
-	UT_FOR(i, f->n, 30) {
+	UT_FOR(i, f->n, 10) {
 		pid_t pid = fork();
 
 		if (!pid) {

@@ -163,7 +163,7 @@ TEST_F_TIMEOUT(region, never_entered, 120)
 	ASSERT_EQ(0, pthread_create(&w.pthread, NULL, worker_main, &w));
 	ASSERT_TRUE(UT_UNTIL(w.ready));
 	ASSERT_EQ(0, w.error);
-	UT_FOR(i, n, 20) {
+	UT_FOR(i, n, 8) {
 		ASSERT_EQ(0, ut_request(w.thread, UPREEMPT_REDIRECT, &ev));
 		ASSERT_TRUE(ev.outcome == UPREEMPT_LANDED || ev.outcome == UPREEMPT_COOPERATED);
 		landed++;

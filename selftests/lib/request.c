@@ -225,7 +225,7 @@ TEST_F_TIMEOUT(request, only_the_thread_that_is_meant, 120)
 	struct upreempt_event ev;
 
 	ASSERT_EQ(0, spin_up(self, 3));
-	UT_FOR(i, n, 20) {
+	UT_FOR(i, n, 8) {
 		int k = i * 7 % 3;
 
 		ASSERT_EQ(0, ut_request(self->s[k].thread, UPREEMPT_REDIRECT, &ev));
@@ -353,7 +353,7 @@ static void *hammer_main(void *arg)
 	struct hammer *h = arg;
 	struct upreempt_event ev;
 
-	UT_FOR(i, h->n, 20) {
+	UT_FOR(i, h->n, 8) {
 		int err = ut_request(h->target->thread, UPREEMPT_REDIRECT, &ev);
 
 		if (!err && ev.outcome == UPREEMPT_LANDED)
@@ -431,7 +431,7 @@ static void *duel_main(void *arg)
 	__atomic_fetch_add(&two_ready, 1, __ATOMIC_SEQ_CST);
 	if (!UT_UNTIL(two_ready == 2))
 		return (void *)2;
-	UT_FOR(i, n, 20) {
+	UT_FOR(i, n, 8) {
 		if (ut_request(d->other->self, UPREEMPT_REDIRECT, &ev) ||
 		    ev.outcome != UPREEMPT_LANDED)
 			d->wrong++;

@@ -113,7 +113,7 @@ TEST_F_TIMEOUT(resume, exact, 120)
 	uint64_t n = 0;
 
 	turning = true;
-	UT_FOR(i, ut_scale(50000), 20) {
+	UT_FOR(i, ut_scale(50000), 8) {
 		ASSERT_EQ(0, ut_request(self->thread, UPREEMPT_REDIRECT, &ev));
 		ASSERT_EQ(UPREEMPT_LANDED, ev.outcome);
 		ASSERT_TRUE(UT_UNTIL(runs == i + 1));
@@ -138,7 +138,7 @@ TEST_F_TIMEOUT(resume, back_to_back, 120)
 	struct upreempt_event ev;
 
 	turning = false;
-	UT_FOR(i, ut_scale(2500), 20) {
+	UT_FOR(i, ut_scale(2500), 8) {
 		ASSERT_EQ(0, oracle_bad);
 		for (int k = 0; k < 8; k++)
 			ASSERT_EQ(0, ut_post(self->thread, UPREEMPT_REDIRECT, &seq[k]));
@@ -158,7 +158,7 @@ TEST_F_TIMEOUT(resume, stack_page_not_there, 120)
 	struct upreempt_event ev;
 
 	turning = true;
-	UT_FOR(i, ut_scale(20000), 20) {
+	UT_FOR(i, ut_scale(20000), 8) {
 		ASSERT_EQ(0, oracle_bad);
 		ASSERT_EQ(0, madvise(self->stack, STACK / 2, MADV_DONTNEED));
 		ASSERT_EQ(0, ut_request(self->thread, UPREEMPT_REDIRECT, &ev));

@@ -77,7 +77,7 @@ TEST_F_TIMEOUT(ring, whole_records_in_order, 60)
 	const struct upreempt_event *ev;
 	uint64_t seq, redirects = 0;
 
-	UT_FOR(i, ut_scale(20000), 20) {
+	UT_FOR(i, ut_scale(20000), 8) {
 		enum upreempt_kind kind = i % 2 ? UPREEMPT_SAMPLE : UPREEMPT_REDIRECT;
 		struct ut_spinner *s = &self->s[i / 2 % 2];
 
@@ -234,7 +234,7 @@ static void *producer_main(void *arg)
 	struct producer *p = arg;
 	uint64_t seq;
 
-	UT_FOR(i, p->n, 20) {
+	UT_FOR(i, p->n, 8) {
 		enum upreempt_kind kind = i % 3 ? UPREEMPT_SAMPLE : UPREEMPT_REDIRECT;
 		int err = post_ring(p->target->thread, kind, i, ut_limit(), &seq);
 

@@ -182,7 +182,7 @@ static int battle(struct upreempt_domain *domain, bool altstack, uint64_t n)
 		return -2;
 	if (pthread_create(&b.pthread, NULL, bomber_main, &b))
 		return -3;
-	UT_FOR(i, n, 20) {
+	UT_FOR(i, n, 8) {
 		if (wrong > 4)
 			break;
 		if (ut_request(s.thread, UPREEMPT_REDIRECT, &ev) ||

@@ -262,7 +262,7 @@ TEST_F_TIMEOUT(stack, deep_recursion, 120)
 	self->started = true;
 	ASSERT_TRUE(UT_UNTIL(self->d.ready));
 	ASSERT_EQ(0, self->d.error);
-	UT_FOR(i, n, 20) {
+	UT_FOR(i, n, 8) {
 		ASSERT_EQ(0, ut_request(self->d.thread, UPREEMPT_REDIRECT, &ev));
 		if (ev.outcome == UPREEMPT_LANDED)
 			landed++;

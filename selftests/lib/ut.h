@@ -82,8 +82,18 @@ static inline uint64_t ut_limit(void)
  * other things to do a test does less and does not fail
  */
 #define UT_FOR(i, n, seconds)							\
-	for (uint64_t i = 0, __end = ut_now() + (seconds) * UT_SEC;		\
+	for (uint64_t i = 0, __end = ut_now() + ut_budget((seconds) * UT_SEC);	\
 	     i < (n) && ut_now() < __end; i++)
+
+/* Under emulation there are many kernels to run on, and signals are proved natively */
+static inline uint64_t ut_budget(uint64_t ns)
+{
+	const char *backend = getenv("UPREEMPT_BACKEND");
+
+	if (!ut_emulated())
+		return ns;
+	return backend && !strcmp(backend, "signal") ? ns / 4 : ns / 2;
+}
 
 static inline void ut_sleep(uint64_t ns)
 {
