@@ -292,7 +292,8 @@ TEST_F_TIMEOUT(long_run, demo_reaches_every_loop, 60)
 	EXPECT_EQ(12, occurrences(r.out, "\"outcome\": \"LANDED\""));
 	EXPECT_EQ(3, occurrences(r.out, "counter frozen at")) TH_LOG("%s", r.out);
 	EXPECT_EQ(1, occurrences(r.out, "used no CPU time"));
-	EXPECT_EQ(4, occurrences(r.out, "handler ran 40 times"));
+	EXPECT_EQ(4, occurrences(r.out, "handler ran"));
+	EXPECT_EQ(0, occurrences(r.out, "handler ran 0 times"));
 	EXPECT_EQ(3, occurrences(r.out, "registers intact"));
 	EXPECT_EQ(3, occurrences(r.out, "loop_empty+0x"));
 	EXPECT_NE(NULL, strstr(r.out, "\"by\": \"tgkill + handler\""));

@@ -5,7 +5,7 @@
  * signals. Every number is measured in this run.
  */
 #include "cmd.h"
-#include "measure.h"
+#include "demo.h"
 #include "histview.h"
 #include "out.h"
 #include "probes.h"
@@ -37,11 +37,10 @@ static const char usage[] =
 	"  upreempt demo --backend signal -n 1000      without the module, quickly\n"
 	"  upreempt demo --json > demo.json\n";
 
-#define MILLISECOND	1000000ULL
-#define LAST_MOMENT	28	/* seconds; a demo that hangs is no demo */
-#define TRIES		40	/* requests of a kind to each loop, for the first table */
-#define HOLD_NS		(3 * MILLISECOND)
-#define MAX_PLACES	64
+/* A machine may be slow, or busy. Seconds after the start: */
+#define TIMES_UNTIL	17	/* measuring times ends, and */
+#define STAGES_UNTIL	20	/* stages are no longer begun; */
+#define LAST_MOMENT	29	/* a demo that hangs is no demo */
 
 struct options {
 	enum upreempt_backend backend;	/* AUTO: both */
@@ -49,39 +48,8 @@ struct options {
 	bool json;
 };
 
-/* What came of the requests of one kind to one loop */
-struct row {
-	const char *backend, *loop;
-	enum upreempt_kind kind;
-	unsigned int outcomes[UPREEMPT_OUTCOME_MAX], errors;
-	int error;
-	struct { uint64_t ip; unsigned int n; } places[MAX_PLACES];
-	unsigned int nplaces, total;
-	char proof[96];
-};
-
-/* The times of one way to reach a thread */
-struct times {
-	struct samples handler, whole, sample, stop;
-};
-
-/* What a backend's part left behind */
-struct side {
-	enum upreempt_backend backend;
-	const char *name;
-	struct upreempt_domain *domain;	/* NULL: not available */
-	struct times times;
-};
-
 /* For the watchdog's last words; NULL: done */
 static const char *volatile phase = "starting";
-
-static const struct out_col outcome_cols[] = {
-	{ "backend", NULL, false }, { "loop", "loop", false }, { "kind", "asked", false },
-	{ "outcome", "outcome", false }, { "n", "n", true },
-	{ "where", "where it stood", false }, { "places", "places", true },
-	{ "proof", "what was seen", false },
-};
 
 static const struct out_col time_cols[] = {
 	{ "what", "", false }, { "by", "by", false }, { "n", "n", true },
@@ -94,242 +62,11 @@ static const struct out_col stage_cols[] = {
 	{ "p999_ns", "p99.9", true },
 };
 
-#define COUNT(a) (sizeof(a) / sizeof((a)[0]))
+static uint64_t start_ns;
 
-/* ---- asking one thread --------------------------------------------------- */
-
-static void note_place(struct row *row, uint64_t ip)
+static bool later_than(unsigned int seconds)
 {
-	unsigned int i;
-
-	row->total++;
-	for (i = 0; i < row->nplaces; i++) {
-		if (row->places[i].ip == ip) {
-			row->places[i].n++;
-			return;
-		}
-	}
-	if (i < MAX_PLACES) {
-		row->places[i].ip = ip;
-		row->places[i].n = 1;
-		row->nplaces++;
-	}
-}
-
-static bool ask(struct spinner *s, struct row *row, struct upreempt_event *event)
-{
-	UPREEMPT_OPTS(upreempt_request_opts, opts, .kind = row->kind,
-		      .deadline_ns = upreempt_deadline(500 * MILLISECOND));
-	int err = upreempt_request(s->thread, &opts, event);
-
-	if (err) {
-		row->errors++;
-		row->error = err;
-		return false;
-	}
-	row->outcomes[event->outcome < UPREEMPT_OUTCOME_MAX ? event->outcome : 0]++;
-	if (event->frame != UPREEMPT_FRAME_NONE)
-		note_place(row, event->regs.rip);
-	return event->outcome == UPREEMPT_LANDED;
-}
-
-static void try_sample(struct spinner *s, struct row *row)
-{
-	struct upreempt_event event;
-	unsigned int i;
-
-	for (i = 0; i < TRIES; i++) {
-		ask(s, row, &event);
-		spinner_moves(s);
-	}
-	snprintf(row->proof, sizeof(row->proof), "registers read, thread went on");
-}
-
-/*
- * While it is held its counter may not move at all, nor, in the loop that has none,
- * its CPU time. That may run on for a moment: the request is answered when the thread
- * is caught, and it still has to go to sleep, which an emulator may draw out.
- */
-static bool stands_still(struct spinner *s, uint64_t *count)
-{
-	struct timespec nap = { .tv_nsec = HOLD_NS };
-	unsigned int tries;
-	uint64_t cpu;
-
-	*count = s->state.count;
-	for (tries = 0; tries < 20; tries++) {
-		cpu = spinner_cpu_ns(s);
-		nanosleep(&nap, NULL);
-		if (s->loop->counts)
-			return s->state.count == *count;
-		if (spinner_cpu_ns(s) - cpu < HOLD_NS / 10)
-			return true;
-	}
-	return false;
-}
-
-static bool goes_on(struct spinner *s)
-{
-	uint64_t cpu = spinner_cpu_ns(s), end = now_ns() + 1000 * MILLISECOND;
-
-	if (s->loop->counts)
-		return spinner_moves(s);
-	while (spinner_cpu_ns(s) - cpu < MILLISECOND)
-		if (now_ns() > end)
-			return false;
-	return true;
-}
-
-static void try_stop(struct spinner *s, struct row *row)
-{
-	unsigned int i, still = 0, on = 0, held = 0;
-	struct upreempt_event event;
-	uint64_t count = 0;
-
-	for (i = 0; i < TRIES / 4; i++) {
-		if (!ask(s, row, &event))
-			continue;
-		held++;
-		still += stands_still(s, &count);
-		upreempt_release(s->thread, event.seq);
-		on += goes_on(s);
-	}
-	if (!held)
-		snprintf(row->proof, sizeof(row->proof), "never held");
-	else if (still < held || on < held)
-		snprintf(row->proof, sizeof(row->proof), "stood still %u, went on %u of %u times",
-			 still, on, held);
-	else if (s->loop->counts)
-		snprintf(row->proof, sizeof(row->proof), "counter frozen at %llu for %llu ms",
-			 (unsigned long long)count, HOLD_NS / MILLISECOND);
-	else
-		snprintf(row->proof, sizeof(row->proof), "used no CPU time for %llu ms",
-			 HOLD_NS / MILLISECOND);
-}
-
-static void try_redirect(struct spinner *s, struct row *row)
-{
-	uint64_t before = s->handled, end;
-	struct upreempt_event event;
-	unsigned int i;
-
-	for (i = 0; i < TRIES; i++) {
-		ask(s, row, &event);
-		spinner_moves(s);
-	}
-	/* the last handler may still be running */
-	for (end = now_ns() + 500 * MILLISECOND; now_ns() < end;)
-		if (__atomic_load_n(&s->handled, __ATOMIC_ACQUIRE) - before >=
-		    row->outcomes[UPREEMPT_LANDED])
-			break;
-	snprintf(row->proof, sizeof(row->proof), "handler ran %llu times",
-		 (unsigned long long)(s->handled - before));
-}
-
-/* ---- the first table: one loop, all kinds --------------------------------- */
-
-static void outcome_text(const struct row *row, char *buf, size_t size)
-{
-	size_t len = 0;
-	unsigned int i;
-
-	*buf = 0;
-	for (i = 0; i < UPREEMPT_OUTCOME_MAX && len < size; i++) {
-		if (!row->outcomes[i])
-			continue;
-		/* the count only when there is more than one sort of answer */
-		len += snprintf(buf + len, size - len, "%s%s", len ? ", " : "",
-				upreempt_outcome_name(i));
-		if (row->outcomes[i] < row->total + row->errors && len < size)
-			len += snprintf(buf + len, size - len, " ×%u", row->outcomes[i]);
-	}
-	if (row->errors && len < size)
-		snprintf(buf + len, size - len, "%serror %s ×%u", len ? ", " : "",
-			 strerrorname_np(-row->error) ?: "?", row->errors);
-}
-
-static void show_row(struct out_table *t, const struct row *row)
-{
-	unsigned int i, best = 0;
-	char buf[160];
-
-	out_cell(t, "%s", row->backend);
-	out_cell_group(t, row->loop);
-	out_cell(t, "%s", upreempt_kind_name(row->kind));
-	outcome_text(row, buf, sizeof(buf));
-	out_cell(t, "%s", buf);
-	out_cell_u64(t, row->total + row->errors);
-	for (i = 1; i < row->nplaces; i++)
-		if (row->places[i].n > row->places[best].n)
-			best = i;
-	if (row->nplaces) {
-		sym_name(row->places[best].ip, buf, sizeof(buf));
-		out_cell(t, "%s", buf);
-	} else {
-		out_cell(t, "-");
-	}
-	out_cell_u64(t, row->nplaces);
-	out_cell(t, "%s", row->proof);
-}
-
-static void try_loop(struct side *side, const struct loop *loop, int cpu, struct out_table *t)
-{
-	struct row rows[] = {
-		{ .kind = UPREEMPT_SAMPLE }, { .kind = UPREEMPT_STOP }, { .kind = UPREEMPT_REDIRECT },
-	};
-	/* not on this stack: a thread that will not leave its loop goes on using it */
-	struct spinner *s = calloc(1, sizeof(*s));
-	bool left;
-	size_t i;
-	int err;
-
-	if (!s)
-		return;
-	s->loop = loop;
-	s->domain = side->domain;
-	s->cpu = cpu;
-	err = spinner_start(s);
-	if (err) {
-		out_note(NULL, "  The %s loop could not be started: %s", loop->name, strerror(-err));
-		return;
-	}
-	out_progress("%s: a thread in the %s loop...", side->name, loop->name);
-	try_sample(s, &rows[0]);
-	try_stop(s, &rows[1]);
-	try_redirect(s, &rows[2]);
-	left = spinner_stop(s);
-	if (left && loop->intact) {
-		size_t len = strlen(rows[2].proof);
-
-		snprintf(rows[2].proof + len, sizeof(rows[2].proof) - len, ", registers %s",
-			 loop->intact(&s->state) ? "intact" : "DAMAGED");
-	}
-	if (!left)
-		snprintf(rows[2].proof, sizeof(rows[2].proof), "could not be led out of its loop");
-	out_rule(t);
-	for (i = 0; i < COUNT(rows); i++) {
-		rows[i].backend = side->name;
-		rows[i].loop = loop->name;
-		show_row(t, &rows[i]);
-	}
-	if (left)
-		free(s);
-}
-
-static void try_backend(struct side *side, const struct cpus *cpus)
-{
-	char title[96], key[32];
-	const struct loop *loop;
-	struct out_table *t;
-
-	snprintf(title, sizeof(title), "Backend %s: %s", side->name,
-		 side->backend == UPREEMPT_BACKEND_KMOD ? "the module, no signal is sent"
-							: "one signal to the thread");
-	snprintf(key, sizeof(key), "outcomes_%s", side->name);
-	t = out_table(key, title, outcome_cols, COUNT(outcome_cols));
-	for (loop = loops_all(); loop->name; loop++)
-		try_loop(side, loop, cpus->target, t);
-	out_table_end(t);
+	return now_ns() > start_ns + seconds * 1000 * MILLISECOND;
 }
 
 /* ---- times ---------------------------------------------------------------- */
@@ -361,7 +98,6 @@ static void end_counting(struct spinner *s)
  * while is unfair to none of them.
  */
 #define TURNS		8
-#define TIMES_BUDGET_NS	(8000 * MILLISECOND)
 #define WARM_UP		((struct limit){ 20, 20 * MILLISECOND })
 
 static void time_backend(struct side *side, const struct cpus *cpus, struct limit limit)
@@ -397,12 +133,11 @@ static void time_all(struct side *sides, size_t n, struct times *tgkill, struct 
 		     const struct cpus *cpus, unsigned int rounds)
 {
 	struct limit limit = { rounds / TURNS + 1, 150 * MILLISECOND };
-	uint64_t end = now_ns() + TIMES_BUDGET_NS;
 	unsigned int turn;
 	size_t i;
 
 	plain_signal_setup();
-	for (turn = 0; turn < TURNS && (!turn || now_ns() < end); turn++) {
+	for (turn = 0; turn < TURNS && (!turn || !later_than(TIMES_UNTIL)); turn++) {
 		out_progress("measuring times, %u of %u...", turn + 1, TURNS);
 		for (i = 0; i < n; i++)
 			if (sides[i].domain)
@@ -457,7 +192,21 @@ static double ratio(struct samples *a, struct samples *b)
 	return y ? (double)x / y : 0;
 }
 
-static void show_ratios(struct side *side, struct times *tgkill, struct times *ipi)
+/*
+ * On a host with more to do than CPUs, a virtual CPU that should answer is often not
+ * running. An interrupt that takes long in the middle of all is the sign of it.
+ */
+static bool trustworthy(struct side *sides, size_t n, struct times *tgkill, struct times *ipi)
+{
+	bool enough = tgkill->whole.n >= 100;
+	size_t i;
+
+	for (i = 0; i < n; i++)
+		enough &= !sides[i].domain || sides[i].times.whole.n >= 100;
+	return enough && samples_quantile(&ipi->whole, 0.5) < MILLISECOND / 2;
+}
+
+static void show_ratio(struct side *side, struct times *tgkill, struct times *ipi, bool trusted)
 {
 	double by_signal = ratio(&tgkill->whole, &side->times.whole);
 	double to_ipi = ratio(&side->times.whole, &ipi->whole);
@@ -468,11 +217,28 @@ static void show_ratios(struct side *side, struct times *tgkill, struct times *i
 	out_double("tgkill_over_round_trip", by_signal);
 	out_double("round_trip_over_empty_ipi", to_ipi);
 	out_section_end();
+	if (!trusted)
+		return;
 	if (by_signal > 0 && to_ipi > 0)
 		out_note(NULL, "  %s: a round trip takes %.2g times an empty interrupt; tgkill takes "
 			 "%.2g times as long (p50).", side->name, to_ipi, by_signal);
 	else if (by_signal > 0)
 		out_note(NULL, "  %s: tgkill takes %.2g times as long (p50).", side->name, by_signal);
+}
+
+static void show_ratios(struct side *sides, size_t n, struct times *tgkill, struct times *ipi)
+{
+	bool trusted = trustworthy(sides, n, tgkill, ipi);
+	size_t i;
+
+	out_section("ratios", NULL);
+	out_bool("trustworthy", NULL, trusted, NULL, NULL);
+	for (i = 0; i < n; i++)
+		show_ratio(&sides[i], tgkill, ipi, trusted);
+	out_section_end();
+	if (!trusted)
+		out_note(NULL, "  These times say little: the CPUs are busy with something else most of the "
+			 "time.\n  Run it again on a quiet machine.");
 }
 
 /* ---- stages, by BPF -------------------------------------------------------- */
@@ -511,6 +277,11 @@ static void stages(struct side *sides, size_t n, const struct cpus *cpus, unsign
 	char why[256], sentence[128] = "";
 	size_t i;
 
+	if (later_than(STAGES_UNTIL)) {
+		out_note("stages_absent", "\nThe time of each stage is not shown: the machine is too "
+			 "slow or too busy; see 'upreempt latency'.");
+		return;
+	}
 	out_progress("loading the BPF programs...");
 	p = probes_open(&po, why, sizeof(why));
 	if (!p || probes_attach_library(p, getpid()) < 0) {
@@ -693,10 +464,7 @@ static int run(struct side *sides, size_t n, const struct options *o)
 		phase = "measuring times";
 		time_all(sides, n, &tgkill, &ipi, &cpus, o->rounds);
 		show_times(sides, n, &tgkill, &ipi, &cpus);
-		out_section("ratios", NULL);
-		for (i = 0; i < n; i++)
-			show_ratios(&sides[i], &tgkill, &ipi);
-		out_section_end();
+		show_ratios(sides, n, &tgkill, &ipi);
 		phase = "measuring stages";
 		stages(sides, n, &cpus, o->rounds);
 	}
@@ -718,6 +486,7 @@ int cmd_demo(int argc, char **argv)
 	size_t n = 0;
 	int ret;
 
+	start_ns = now_ns();
 	ret = parse(argc, argv, &o);
 	if (ret >= 0)
 		return ret;

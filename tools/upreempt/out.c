@@ -374,9 +374,9 @@ void out_cell_group(struct out_table *t, const char *s)
 			break;
 		}
 	}
-	/* a change further left begins a new group */
+	/* something said further left begins a new group */
 	for (i = t->n - col; same && i < t->n; i++)
-		if (*t->cells[i].text)
+		if (t->cols[i % t->ncols].title && *t->cells[i].text)
 			same = false;
 	if (same && !out.json)
 		add_cell(t, copy(""), NULL);
