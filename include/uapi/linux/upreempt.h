@@ -18,9 +18,9 @@
  *
  * Conventions
  * -----------
- * Every argument begins with its size in bytes. A shorter struct than this
- * header's is completed with zeros; a longer one is accepted when the rest is
- * zero (E2BIG otherwise). Unknown flags and non-zero reserved words are EINVAL.
+ * Every argument begins with its size in bytes. Less than the size in ABI 1 is
+ * EINVAL; of two sizes the shorter is completed with zeros, and a longer one than
+ * the module's is accepted when the rest is zero (E2BIG otherwise). Unknown flags and non-zero reserved words are EINVAL.
  * Times are CLOCK_MONOTONIC nanoseconds, deadlines are absolute, 0 is "none".
  * 32-bit callers get ENOTTY.
  *
