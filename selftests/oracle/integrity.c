@@ -18,6 +18,7 @@ struct tally {
 };
 
 static struct tally tally;
+static uint8_t seen_seq[1 << 22];	/* runs of the handler by request */
 static bool turning;			/* every other run changes the pattern */
 static volatile uint64_t signals_seen;
 static int own_signal;
@@ -52,7 +53,8 @@ static void handler(struct upreempt_context *ctx, void *arg)
 	check_environment();
 	if (arg != &tally)
 		oracle_complain("handler", "arg", (uintptr_t)&tally, (uintptr_t)arg);
-	tally.repeated += seq <= tally.seq;
+	if (seq < sizeof(seen_seq))
+		tally.repeated += seen_seq[seq]++ != 0;
 	tally.regs = *regs;
 	if (oracle_has(regs->rip)) {
 		oracle_check_regs("context", regs);

@@ -22,7 +22,8 @@
 #include <asm/prctl.h>
 #include <stddef.h>
 
-#define ORACLE_SPIN	192	/* turns of the block in a round */
+#define ORACLE_SPIN	192	/* turns of the block in a round; emulated, checking takes longer */
+#define ORACLE_SPIN_EMULATED 2000
 #define ORACLE_STEPS	16	/* steps of rax in a turn */
 
 /* The order of a ModRM byte */
@@ -500,7 +501,7 @@ static inline void oracle_setup(void *sp, uint32_t seed)
 	uint64_t fs;
 
 	oracle_isa = __builtin_cpu_supports("avx512bw") ? 2 : !!__builtin_cpu_supports("avx2");
-	oracle_pat.gpr[O_RCX] = ORACLE_SPIN;
+	oracle_pat.gpr[O_RCX] = ut_emulated() ? ORACLE_SPIN_EMULATED : ORACLE_SPIN;
 	oracle_pat.gpr[O_RSP] = (uintptr_t)sp;
 	oracle_fill_state(&oracle_pat, seed);
 	__asm__ ("movq %%fs:0, %0" : "=r"(fs));
