@@ -77,6 +77,29 @@ static void up_layout(struct up_domain *d, struct upreempt_setup *s)
 	h->mmap_size = s->mmap_size;
 }
 
+/*
+ * The context-switch notifiers are a static branch of the kernel: each change rewrites its
+ * text on all CPUs. So it is switched on with the first domain, and off by rmmod.
+ */
+static DEFINE_MUTEX(up_notifiers_mutex);
+static bool up_notifiers_on;
+
+static void up_notifiers_enable(void)
+{
+	mutex_lock(&up_notifiers_mutex);
+	if (!up_notifiers_on)
+		preempt_notifier_inc();
+	up_notifiers_on = true;
+	mutex_unlock(&up_notifiers_mutex);
+}
+
+/* Context: module exit. */
+void up_domains_exit(void)
+{
+	if (up_notifiers_on)
+		preempt_notifier_dec();
+}
+
 /**
  * up_domain_setup - give the domain its memory; once
  * @d: the domain
@@ -125,7 +148,7 @@ int up_domain_setup(struct up_domain *d, struct upreempt_setup *s)
 	d->nr_slots = s->nr_slots;
 	d->gate_off = s->gate_off;
 	up_layout(d, s);
-	preempt_notifier_inc();
+	up_notifiers_enable();
 	/* Pairs with up_domain_ready(). */
 	smp_store_release(&d->ready, true);
 unlock:
@@ -225,8 +248,6 @@ static void up_domain_reap(struct work_struct *work)
 	irq_work_sync(&d->wake);
 	if (d->eventfd)
 		eventfd_ctx_put(d->eventfd);
-	if (d->ready)
-		preempt_notifier_dec();
 	up_pages_free(d);
 	kvfree(d->threads);
 	mmdrop(d->mm);

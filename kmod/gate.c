@@ -74,6 +74,19 @@ bool up_gate_undo(struct up_thread *t, struct pt_regs *regs)
 	return true;
 }
 
+/*
+ * Switched out on its way into the gate: whoever looks at the thread now (a debugger, a
+ * core dump) sees where it really is. The hook sends it back when it runs again.
+ * Context: the thread itself, in sched_out.
+ */
+void up_gate_left(struct up_thread *t, struct pt_regs *regs)
+{
+	raw_spin_lock(&t->lock);
+	if (up_gate_undo(t, regs))
+		up_attention_update(t);
+	raw_spin_unlock(&t->lock);
+}
+
 /* Context: the hook, under t->lock. */
 bool up_gate_enter(struct up_thread *t, struct pt_regs *regs)
 {
@@ -150,23 +163,28 @@ vm_fault_t up_gate_fault(struct up_domain *d, struct vm_fault *vmf)
 	struct pt_regs *regs = task_pt_regs(current);
 	unsigned long index;
 	struct up_thread *t;
+	bool entered;
 
 	if (!(vmf->flags & FAULT_FLAG_USER) || !(vmf->flags & FAULT_FLAG_ALLOW_RETRY) ||
 	    vmf->flags & FAULT_FLAG_RETRY_NOWAIT)
 		return VM_FAULT_SIGBUS;
-	index = regs->ip - READ_ONCE(d->uaddr) - d->gate_off;
+	index = vmf->real_address - READ_ONCE(d->uaddr) - d->gate_off;
 	if (index >= d->nr_slots)
 		return VM_FAULT_SIGBUS;
 	t = up_domain_thread(d, index);
 	if (!t)
 		return VM_FAULT_SIGBUS;
-	if (t->task != current || !up_gate_undo(t, regs)) {
+	entered = t->task == current && up_gate_undo(t, regs);
+	/* Not: a jump to here by the program, a load. But maybe switched out in this fault. */
+	if (!entered && (t->task != current || !(vmf->flags & FAULT_FLAG_INSTRUCTION) ||
+			 regs->ip == vmf->real_address)) {
 		up_thread_put(t);
 		return VM_FAULT_SIGBUS;
 	}
 
 	mmap_read_unlock(mm);
-	up_gate_wait(t, regs->ip);
+	if (entered)
+		up_gate_wait(t, regs->ip);
 	up_thread_put(t);
 	/* NOPAGE for the core's fault code, COMPLETED for its caller: the lock is released. */
 	return VM_FAULT_NOPAGE | VM_FAULT_COMPLETED;

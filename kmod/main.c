@@ -61,6 +61,7 @@ static void __exit up_exit(void)
 	up_stats_exit();
 	rcu_barrier();
 	destroy_workqueue(up_wq);
+	up_domains_exit();
 	synchronize_rcu();
 }
 

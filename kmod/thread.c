@@ -69,8 +69,11 @@ static void up_sched_out(struct preempt_notifier *pn, struct task_struct *next)
 			up_thread_put(t);
 			return;
 		}
-	} else if (unlikely(READ_ONCE(t->attention) & UP_ATT_PENDING)) {
-		up_frame_requests(t, task_pt_regs(current), false);
+	} else {
+		if (unlikely(t->gates))
+			up_gate_left(t, task_pt_regs(current));
+		if (unlikely(READ_ONCE(t->attention) & UP_ATT_PENDING))
+			up_frame_requests(t, task_pt_regs(current), false);
 	}
 	atomic_set_release(&t->where, UP_OFF);
 }

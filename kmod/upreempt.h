@@ -241,6 +241,7 @@ void up_device_exit(void);
 
 /* domain.c */
 struct up_domain *up_domain_create(void);
+void up_domains_exit(void);
 int up_domain_setup(struct up_domain *d, struct upreempt_setup *setup);
 int up_domain_mmap(struct up_domain *d, struct vm_area_struct *vma);
 int up_domain_eventfd(struct up_domain *d, int fd);
@@ -296,6 +297,7 @@ int up_resume(struct up_thread *t, const struct upreempt_regs *regs);
 unsigned long up_gate_address(const struct up_thread *t);
 bool up_gate_enter(struct up_thread *t, struct pt_regs *regs);
 bool up_gate_undo(struct up_thread *t, struct pt_regs *regs);
+void up_gate_left(struct up_thread *t, struct pt_regs *regs);
 unsigned long up_gate_true_ip(const struct up_thread *t, const struct pt_regs *regs);
 vm_fault_t up_gate_fault(struct up_domain *d, struct vm_fault *vmf);
 
