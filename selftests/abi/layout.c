@@ -40,7 +40,7 @@ ENDS(upreempt_header, reserved3, 256);
 SIZE(upreempt_slot, 512);
 AT(upreempt_slot, pending, 0);	AT(upreempt_slot, tid, 4);	AT(upreempt_slot, done_seq, 8);
 AT(upreempt_slot, done_outcome, 16); AT(upreempt_slot, held, 20);
-AT(upreempt_slot, nopreempt, 64); AT(upreempt_slot, off, 68);	AT(upreempt_slot, user, 72);
+AT(upreempt_slot, at_gate, 24);	AT(upreempt_slot, nopreempt, 64); AT(upreempt_slot, off, 68);	AT(upreempt_slot, user, 72);
 AT(upreempt_slot, busy, 128);	AT(upreempt_slot, seq, 136);	AT(upreempt_slot, cookie, 144);
 AT(upreempt_slot, landed_ns, 160); AT(upreempt_slot, regs, 192);
 ENDS(upreempt_slot, reserved3, 512);

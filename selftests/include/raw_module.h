@@ -36,7 +36,7 @@ RAW_FN int raw_module_load(const char *path)
 
 	if (fd < 0)
 		return -errno;
-	if (syscall(SYS_finit_module, fd, "", 0))
+	if (syscall(SYS_finit_module, fd, "", 0) && errno != EEXIST)
 		ret = -errno;
 	close(fd);
 	/* the device node comes with devtmpfs, a moment later */

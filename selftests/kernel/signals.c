@@ -28,7 +28,15 @@ FIXTURE_TEARDOWN(sig)
 #define MAGIC	0x5ca1ab1e0ddba11ULL
 
 static volatile uint64_t handled, nested, bad_frames;
-static struct raw_target *signalled;
+static volatile uint64_t bad_what, bad_at;	/* the first */
+
+static void bad(uint64_t what, uint64_t at)
+{
+	if (!bad_frames++) {
+		bad_what = what;
+		bad_at = at;
+	}
+}
 
 /* Nothing of the handler's frame may change while it is interrupted. */
 static void on_nested(int sig, siginfo_t *info, void *uc)
@@ -40,8 +48,10 @@ static void on_nested(int sig, siginfo_t *info, void *uc)
 	for (volatile int i = 0; i < 200; i++)
 		;
 	for (int i = 0; i < 64; i++)
-		bad_frames += words[i] != MAGIC + i;
-	bad_frames += info->si_signo != sig;
+		if (words[i] != MAGIC + i)
+			bad(1, i);
+	if (info->si_signo != sig)
+		bad(2, sig);
 	nested++;
 }
 
@@ -53,18 +63,21 @@ static void on_signal(int sig, siginfo_t *info, void *uc)
 	for (int i = 0; i < 64; i++)
 		words[i] = MAGIC - i;
 	/* what was interrupted is the loop, its landing, or the way there and back */
-	if (raw_in_spin(g[REG_RIP]))
-		bad_frames += g[REG_RDX] != (greg_t)RAW_PATTERN(4) ||
-			      g[REG_R15] != (greg_t)RAW_PATTERN(13);
-	else
-		bad_frames += !raw_in_range(g[REG_RIP], raw_landing, raw_landing_end);
-	bad_frames += info->si_signo != sig;
+	if (raw_in_spin(g[REG_RIP])) {
+		if (g[REG_RDX] != (greg_t)RAW_PATTERN(4) || g[REG_R15] != (greg_t)RAW_PATTERN(13))
+			bad(3, g[REG_RIP]);
+	} else if (!raw_in_range(g[REG_RIP], raw_landing, raw_landing_end)) {
+		bad(4, g[REG_RIP]);
+	}
+	if (info->si_signo != sig)
+		bad(5, sig);
 	if (handled % 4 == 0)
 		syscall(SYS_tgkill, getpid(), raw_gettid(), SIGUSR2);
 	for (volatile int i = 0; i < 500; i++)
 		;
 	for (int i = 0; i < 64; i++)
-		bad_frames += words[i] != MAGIC - i;
+		if (words[i] != MAGIC - i)
+			bad(6, i);
 	handled++;
 }
 
@@ -97,10 +110,11 @@ static void body_spin_altstack(struct raw_target *t)
 static void redirect_storm(struct __test_metadata *_metadata, struct raw *r, int flags)
 {
 	struct sigaction sa = { .sa_sigaction = on_signal, .sa_flags = SA_SIGINFO | flags };
-	uint64_t n = raw_scale(3000), landed = 0, in_handler = 0;
+	uint64_t n = raw_scale(1500), landed = 0, in_handler = 0;
 	struct upreempt_event e;
 	struct upreempt_stats s;
 	struct raw_target t;
+	uint64_t end = raw_in(15000);
 	volatile int stop = 0;
 	pthread_t thread;
 
@@ -110,11 +124,10 @@ static void redirect_storm(struct __test_metadata *_metadata, struct raw *r, int
 	ASSERT_EQ(0, sigaction(SIGUSR2, &sa, NULL));
 	raw_target_init(&t, r, body_spin_altstack, RAW_LANDING);
 	t.user = (void *)&stop;
-	signalled = &t;
 	ASSERT_EQ(0, raw_target_start(&t));
 	ASSERT_TRUE(raw_target_moves(&t));
 	ASSERT_EQ(0, pthread_create(&thread, NULL, signal_main, &t));
-	for (uint64_t i = 0; i < n; i++) {
+	for (uint64_t i = 0; i < n && raw_now() < end; i++) {
 		ASSERT_EQ(0, raw_ask(r, t.slot, UPREEMPT_REDIRECT, 0, &e));
 		ASSERT_EQ(UPREEMPT_LANDED, e.outcome);
 		/* never at a handler's first instruction */
@@ -128,8 +141,12 @@ static void redirect_storm(struct __test_metadata *_metadata, struct raw *r, int
 	ASSERT_EQ(0, raw_stats(r, t.slot, &s));
 	EXPECT_EQ(0, raw_target_stop(&t));
 	EXPECT_EQ(0, t.wrong);
-	EXPECT_EQ(n, t.land.count);
-	EXPECT_EQ(0, bad_frames);
+	EXPECT_EQ(landed, t.land.count);
+	EXPECT_LE(100, landed);
+	EXPECT_EQ(0, bad_frames) {
+		TH_LOG("the first: %llu at 0x%llx", (unsigned long long)bad_what,
+		       (unsigned long long)bad_at);
+	}
 	EXPECT_LT(0, handled);
 	EXPECT_LT(0, nested);
 	if (flags & SA_ONSTACK)
@@ -205,6 +222,7 @@ TEST_F(sig, stop_holds_at_the_handlers_first_instruction)
 	struct upreempt_stats s;
 	struct raw_target t;
 	uint64_t seq;
+	int early = 0;
 
 	handled = 0;
 	go_on = 1;
@@ -224,7 +242,16 @@ TEST_F(sig, stop_holds_at_the_handlers_first_instruction)
 		{
 			const ucontext_t *uc = (void *)at_entry.regs.rdx;
 
-			ASSERT_EQ(e.regs.rip, (uint64_t)uc->uc_mcontext.gregs[REG_RIP]);
+			/*
+			 * (or, when it came before the thread had reached the gate, the
+			 * gate's address, from where it gets back to its place)
+			 */
+			if (!raw_in_range(uc->uc_mcontext.gregs[REG_RIP],
+					  (const char *)self->r.gate,
+					  (const char *)self->r.gate + 4096))
+				ASSERT_EQ(e.regs.rip, (uint64_t)uc->uc_mcontext.gregs[REG_RIP]);
+			else
+				early++;
 			ASSERT_EQ(e.regs.rsp, (uint64_t)uc->uc_mcontext.gregs[REG_RSP]);
 			ASSERT_EQ(e.regs.rflags & 0xcd5,
 				  (uint64_t)uc->uc_mcontext.gregs[REG_EFL] & 0xcd5);
@@ -238,6 +265,7 @@ TEST_F(sig, stop_holds_at_the_handlers_first_instruction)
 	}
 	ASSERT_EQ(0, raw_stats(&self->r, t.slot, &s));
 	EXPECT_LT(0, s.deferrals[UPREEMPT_R_SIGNAL_FRAME]);
+	EXPECT_GT(50, early);
 	EXPECT_TRUE(raw_target_moves(&t));
 	EXPECT_EQ(0, raw_target_stop(&t));
 	EXPECT_EQ(0, t.wrong);
@@ -386,8 +414,8 @@ static pid_t traced_child(struct tracee *out, bool hold, int *control)
 				if (raw_release(&r, t.slot, e.seq) || !raw_target_moves(&t) ||
 				    raw_ask(&r, t.slot, UPREEMPT_STOP, 0, &e))
 					_exit(4);
-			} else if (c == 'd') {	/* what a redirect says now */
-				if (raw_ask(&r, t.slot, UPREEMPT_REDIRECT, 50, &e))
+			} else if (c == 'd' || c == 'D') {	/* what a redirect says now */
+				if (raw_ask(&r, t.slot, UPREEMPT_REDIRECT, c == 'd' ? 50 : 0, &e))
 					_exit(5);
 				c = e.outcome * 32 + e.reason;
 			}
@@ -515,7 +543,7 @@ TEST_F(sig, single_step_defers_a_redirect)
 	}
 	ASSERT_EQ(0, ptrace(PTRACE_DETACH, me.tid, NULL, NULL));
 	/* and afterwards they land */
-	EXPECT_EQ(UPREEMPT_LANDED * 32, demand(control, 'd'));
+	EXPECT_EQ(UPREEMPT_LANDED * 32, demand(control, 'D'));
 	ASSERT_EQ(1, write(control[0], "q", 1));
 	EXPECT_EQ(0, raw_reap(pid, RAW_LONG_MS));
 }
@@ -530,7 +558,7 @@ TEST_F(sig, requests_are_invisible_to_a_debugger)
 	ASSERT_LT(0, pid);
 	ASSERT_EQ(0, ptrace(PTRACE_SEIZE, me.tid, NULL, NULL));
 	for (int i = 0; i < 200; i++) {
-		ASSERT_EQ(UPREEMPT_LANDED * 32, demand(control, 'd'));
+		ASSERT_EQ(UPREEMPT_LANDED * 32, demand(control, 'D'));
 		ASSERT_EQ(0, waitpid(me.tid, &status, __WALL | WNOHANG));
 	}
 	ASSERT_EQ(1, write(control[0], "q", 1));

@@ -38,6 +38,7 @@ static void do_things(struct __test_metadata *_metadata, struct raw *r, struct r
 	d->landed += 7;
 	for (int i = 0; i < 5; i++) {
 		ASSERT_EQ(0, raw_ask(r, t->slot, UPREEMPT_STOP, 0, &e));
+		ASSERT_TRUE(raw_sleeps(t->tid));	/* in the gate */
 		ASSERT_EQ(0, raw_release(r, t->slot, e.seq));
 	}
 	d->stop += 5;
@@ -145,7 +146,7 @@ static int64_t number(const char *line, const char *name)
 
 	for (const char *p = line; (p = strstr(p, name)); p++)
 		if ((p == line || p[-1] == ' ' || p[-1] == '-') &&
-		    (p[len] == ' ' || p[len] == '='))
+		    (p[len] == ' ' || p[len] == '=') && p[len + 1] >= '0' && p[len + 1] <= '9')
 			return strtoll(p + len + 1, NULL, 10);
 	return -1;
 }
@@ -244,28 +245,31 @@ TEST_F(stats, resumes)
 	ASSERT_EQ(0, raw_target_register(&me));
 	for (int i = 0; i < 20; i++) {
 		struct upreempt_resume resume = { .size = sizeof(resume), .slot = me.slot };
-		uint64_t got;
+		uint64_t fd = self->r.fd, cmd = UPREEMPT_IOC_RESUME, where = (uintptr_t)&resume;
+		uint64_t got = 0;
+		int64_t ret = 0;
 
-		/* goes on behind the call with rbx as told, as if it had jumped */
+		/* goes on behind the call with rbx as told, as if it had jumped there */
 		resume.regs.rflags = 0x202;
+		resume.regs.rax = 77;
+		resume.regs.rbx = 0x1234;
 		asm volatile("	lea 1f(%%rip), %%rax\n"
-			     "	mov %%rax, 128(%[regs])\n"
-			     "	mov %%rsp, 120(%[regs])\n"
-			     "	mov %%rbp, 32(%[regs])\n"
-			     "	mov %%r12, 24(%[regs])\n"
-			     "	mov %%r13, 16(%[regs])\n"
-			     "	mov %%r14, 8(%[regs])\n"
-			     "	mov %%r15, 0(%[regs])\n"
-			     "	movq $0x1234, 40(%[regs])\n"
+			     "	mov %%rax, 128+8(%%rdx)\n"
+			     "	mov %%rsp, 120+8(%%rdx)\n"
+			     "	mov %%rbp, 32+8(%%rdx)\n"
+			     "	mov %%r12, 24+8(%%rdx)\n"
+			     "	mov %%r13, 16+8(%%rdx)\n"
+			     "	mov %%r14, 8+8(%%rdx)\n"
+			     "	mov %%r15, 0+8(%%rdx)\n"
 			     "2:	mov $16, %%eax\n"
 			     "	syscall\n"
 			     "	test %%eax, %%eax\n"
 			     "	jz 2b\n"	/* a signal came in between: again */
-			     "1:	mov %%rbx, %[got]\n"
-			     : [got] "=&r"(got)
-			     : [regs] "r"(&resume.regs), "D"(self->r.fd),
-			       "S"(UPREEMPT_IOC_RESUME), "d"(&resume)
-			     : "rax", "rbx", "rcx", "r8", "r9", "r10", "r11", "memory", "cc");
+			     "1:\n"
+			     : "=&a"(ret), "=&b"(got), "+D"(fd), "+S"(cmd), "+d"(where)
+			     :
+			     : "rcx", "r8", "r9", "r10", "r11", "memory", "cc");
+		ASSERT_EQ(77, ret);
 		ASSERT_EQ(0x1234, got);
 	}
 	ASSERT_EQ(0, raw_stats(&self->r, me.slot, &s));

@@ -178,7 +178,7 @@ static int use_once(int requests)
 TEST_F(unload, load_use_unload)
 {
 	raw_close(&self->r);
-	for (uint64_t i = 0; i < raw_scale(15); i++) {
+	for (uint64_t i = 0, end = raw_in(12000); i < raw_scale(15) && raw_now() < end; i++) {
 		ASSERT_EQ(0, use_once(30));
 		ASSERT_TRUE(RAW_UNTIL(!raw_module_unload()));
 		ASSERT_EQ(-ENOENT, raw_open());
