@@ -273,7 +273,7 @@ static void up_waits_for(struct up_thread *self, struct up_thread *t)
 	if (!self)
 		return;
 	raw_spin_lock_irqsave(&self->lock, flags);
-	self->waits_for = t;
+	WRITE_ONCE(self->waits_for, t);
 	raw_spin_unlock_irqrestore(&self->lock, flags);
 }
 
@@ -350,14 +350,16 @@ int up_request_submit(struct up_thread *t, struct upreempt_request *arg)
 	else if (r->deadline_ns && r->deadline_ns <= r->event.request_ns)
 		up_request_complete(t, r, UPREEMPT_UNSAFE, UPREEMPT_R_NOT_RUN,
 				    UPREEMPT_FRAME_NONE, NULL);
-	else if (r->deadline_ns)
-		up_timer_at(t, r->deadline_ns);
+	else if (r->deadline_ns && !(r->flags & UPREEMPT_REQ_WAIT))
+		up_timer_at(t, r->deadline_ns);	/* else: when the waiter goes to sleep */
 	up_attention_update(t);
 	raw_spin_unlock_irqrestore(&t->lock, flags);
 
 	if (READ_ONCE(t->attention))
 		up_kick(t);
-	up_wake_waiting(t);
+	/* After up_kick()'s barrier E: a waiter sets waits_for, then looks at attention. */
+	if (READ_ONCE(t->waits_for))
+		up_wake_waiting(t);
 	return 0;
 
 unlock:
@@ -382,15 +384,29 @@ static void up_request_spin(struct up_thread *t, struct up_request *r, u64 seq,
 			    const struct up_thread *self)
 {
 	u64 end = ktime_get_ns() + UP_SPIN_NS;
+	unsigned int i;
 
-	while (!up_wait_over(r, seq, self)) {
+	if (r->deadline_ns)
+		end = min(end, r->deadline_ns);
+	for (i = 1; !up_wait_over(r, seq, self); i++) {
 		int where = atomic_read(&t->where);
 
 		if (where < 0 || where == raw_smp_processor_id() || need_resched() ||
-		    signal_pending(current) || ktime_get_ns() > end)
+		    signal_pending(current) || (!(i % 32) && ktime_get_ns() > end))
 			break;
 		cpu_relax();
 	}
+}
+
+/* The deadline of a request with WAIT costs a timer only when it is not answered at once. */
+static void up_request_timer(struct up_thread *t, struct up_request *r, u64 seq)
+{
+	unsigned long flags;
+
+	raw_spin_lock_irqsave(&t->lock, flags);
+	if (r->state == UP_REQ_PENDING && r->event.seq == seq && r->deadline_ns)
+		up_timer_at(t, r->deadline_ns);
+	raw_spin_unlock_irqrestore(&t->lock, flags);
 }
 
 /**
@@ -423,6 +439,8 @@ int up_request_wait(struct up_thread *t, u64 seq, u64 deadline_ns, bool spin,
 
 	if (spin)
 		up_request_spin(t, r, seq, self);
+	if (!up_request_final(r, seq))
+		up_request_timer(t, r, seq);
 	up_waits_for(self, t);
 	if (!deadline_ns) {
 		ret = wait_event_interruptible(t->wait, up_wait_over(r, seq, self));
