@@ -246,12 +246,13 @@ TEST_F(sig, stop_holds_at_the_handlers_first_instruction)
 			 * (or, when it came before the thread had reached the gate, the
 			 * gate's address, from where it gets back to its place)
 			 */
-			if (!raw_in_range(uc->uc_mcontext.gregs[REG_RIP],
-					  (const char *)self->r.gate,
-					  (const char *)self->r.gate + 4096))
-				ASSERT_EQ(e.regs.rip, (uint64_t)uc->uc_mcontext.gregs[REG_RIP]);
-			else
+			if (raw_in_range(uc->uc_mcontext.gregs[REG_RIP],
+					 (const char *)self->r.gate,
+					 (const char *)self->r.gate + 4096)) {
 				early++;
+			} else {
+				ASSERT_EQ(e.regs.rip, (uint64_t)uc->uc_mcontext.gregs[REG_RIP]);
+			}
 			ASSERT_EQ(e.regs.rsp, (uint64_t)uc->uc_mcontext.gregs[REG_RSP]);
 			ASSERT_EQ(e.regs.rflags & 0xcd5,
 				  (uint64_t)uc->uc_mcontext.gregs[REG_EFL] & 0xcd5);
