@@ -90,7 +90,8 @@ static void *signal_main(void *arg)
 		uint64_t before = handled;
 
 		pthread_kill(t->thread, SIGUSR1);
-		for (int i = 0; i < 1000 && handled == before && !*stop; i++)
+		/* none is left behind when the thread leaves its loop */
+		for (int i = 0; i < 20000 && handled == before; i++)
 			raw_sleep_us(50);
 	}
 	return NULL;
