@@ -104,7 +104,9 @@ UPREEMPT_API int upreempt_domain_open(const struct upreempt_domain_opts *opts,
 				      struct upreempt_domain **domain);
 /*
  * Close it: outstanding requests are cancelled, held threads released. Threads
- * still registered are unregistered. NULL is accepted.
+ * still registered are unregistered: their handles are dead from here on, their
+ * handlers run no more, and the memory goes when the last of them exits, registers
+ * anew or unregisters. Nobody else may be in a call on the domain. NULL is accepted.
  */
 UPREEMPT_API void upreempt_domain_close(struct upreempt_domain *domain);
 UPREEMPT_API enum upreempt_backend upreempt_domain_backend(const struct upreempt_domain *domain);
@@ -189,7 +191,7 @@ UPREEMPT_API int upreempt_release(struct upreempt_thread *thread, uint64_t seq);
 /*
  * The same request to n threads at once, then wait for all. events[i] belongs to
  * threads[i]; a thread that could not be asked has outcome GONE (gone) or UNSAFE.
- * Returns how many LANDED, COOPERATED or BLOCKED.
+ * Returns how many LANDED, COOPERATED or BLOCKED. -EINVAL: kind, or flag RING.
  */
 UPREEMPT_API int upreempt_request_many(struct upreempt_thread *const *threads, size_t n,
 				       const struct upreempt_request_opts *opts,
