@@ -8,7 +8,7 @@ set -euo pipefail
 BUILD="make gcc g++ libc6-dev binutils pkg-config xz-utils bzip2 gcc-12 linux-compiler-gcc-12-x86
 	libelf1 libssl3 pahole bpftool clang llvm libbpf-dev libelf-dev libdw-dev zlib1g-dev kmod perl file"
 VM="qemu-system-x86 cpio procps iproute2 util-linux"
-CHECK="sparse shellcheck cppcheck mandoc gdb strace"
+CHECK="sparse shellcheck cppcheck mandoc gdb python3-sphinx"
 
 packages=()
 for set in "${@:-build}"; do
