@@ -220,20 +220,6 @@ RAW_FN struct upreempt_request raw_request_arg(uint32_t slot, uint32_t kind, uin
 	return req;
 }
 
-/* A request that is waited for, with a deadline ms from now (0: RAW_LONG_MS). */
-RAW_FN int raw_ask(struct raw *r, uint32_t slot, uint32_t kind, uint64_t ms,
-		   struct upreempt_event *event)
-{
-	struct upreempt_request req = raw_request_arg(slot, kind, UPREEMPT_REQ_WAIT);
-	int ret;
-
-	req.deadline_ns = raw_in(ms ? ms : RAW_LONG_MS);
-	ret = raw_ioctl(r->fd, UPREEMPT_IOC_REQUEST, &req);
-	if (event)
-		*event = req.event;
-	return ret;
-}
-
 /* A request that is not waited for. */
 RAW_FN int raw_post(struct raw *r, uint32_t slot, uint32_t kind, uint32_t flags,
 		    uint64_t deadline_ns, uint64_t *seq)
@@ -264,6 +250,23 @@ RAW_FN int raw_wait(struct raw *r, uint32_t slot, uint64_t seq, uint64_t ms,
 	ret = raw_ioctl(r->fd, UPREEMPT_IOC_WAIT, &wait);
 	if (event)
 		*event = wait.event;
+	return ret;
+}
+
+/* A request that is waited for, with a deadline ms from now (0: RAW_LONG_MS). */
+RAW_FN int raw_ask(struct raw *r, uint32_t slot, uint32_t kind, uint64_t ms,
+		   struct upreempt_event *event)
+{
+	struct upreempt_request req = raw_request_arg(slot, kind, UPREEMPT_REQ_WAIT);
+	int ret;
+
+	req.deadline_ns = raw_in(ms ? ms : RAW_LONG_MS);
+	ret = raw_ioctl(r->fd, UPREEMPT_IOC_REQUEST, &req);
+	/* a signal, or only job control: the request goes on */
+	while (ret == -EINTR)
+		ret = raw_wait(r, slot, req.seq, 2 * RAW_LONG_MS, &req.event);
+	if (event)
+		*event = req.event;
 	return ret;
 }
 

@@ -266,7 +266,7 @@ static void *produce(void *arg)
 
 TEST_F(ring, each_request_has_one_record)
 {
-	uint64_t n = raw_scale(500), tail = 0, end, bad = 0;
+	uint64_t n = raw_scale(200), tail = 0, end, bad = 0;
 	struct raw_target t[3];
 	struct producer p[3];
 	unsigned char *seen = calloc(1, 3 * n + 16);
@@ -278,7 +278,7 @@ TEST_F(ring, each_request_has_one_record)
 	}
 	for (int i = 0; i < 3; i++)
 		ASSERT_EQ(0, pthread_create(&p[i].thread, NULL, produce, &p[i]));
-	for (end = raw_in(4 * RAW_LONG_MS); tail < 3 * n && raw_now() < end;) {
+	for (end = raw_in(2 * RAW_LONG_MS); tail < 3 * n && raw_now() < end;) {
 		struct upreempt_event *e = &self->r.ring[tail % NR_EVENTS];
 
 		if (head(&self->r) == tail) {
@@ -295,6 +295,9 @@ TEST_F(ring, each_request_has_one_record)
 	EXPECT_EQ(0, bad);
 	EXPECT_EQ(3 * n, head(&self->r));
 	EXPECT_EQ(0, self->r.header->dropped);
+	TH_LOG("%llu records, %llu times a thread had no place left", (unsigned long long)tail,
+	       (unsigned long long)(p[0].refused + p[1].refused + p[2].refused));
+	ASSERT_EQ(3 * n, tail);
 	for (int i = 0; i < 3; i++) {
 		ASSERT_EQ(0, pthread_join(p[i].thread, NULL));
 		EXPECT_EQ(0, raw_target_stop(&t[i]));

@@ -458,8 +458,11 @@ static void body_restart(struct raw_target *t)
 
 TEST_F(storm, restart_after_sigcont)
 {
-	pid_t pid = fork();
+	pid_t pid;
 
+	signal(SIGCONT, SIG_DFL);
+	signal(SIGCHLD, SIG_DFL);
+	pid = fork();
 	ASSERT_LE(0, pid);
 	if (!pid) {
 		for (int i = 0; i < 40; i++) {
@@ -470,8 +473,6 @@ TEST_F(storm, restart_after_sigcont)
 		}
 		_exit(0);
 	}
-	signal(SIGCONT, SIG_DFL);
-	signal(SIGCHLD, SIG_DFL);
 	UNDER_STORM(body_restart);
 	kill(pid, SIGKILL);
 	waitpid(pid, NULL, 0);
