@@ -486,7 +486,8 @@ void up_hook(struct user_return_notifier *urn)
 		return;
 	}
 	raw_spin_lock(&t->lock);
-	up_gate_undo(t, regs);
+	if (!up_gate_undo(t, regs))
+		up_gate_mend_frame(t, regs);
 	if (t->resume_valid)
 		up_resume_apply(t, regs);
 	up_hook_requests(t, regs);

@@ -11,17 +11,20 @@
  * seccomp filter changes nothing. On a signal the fault simply returns; the hook then
  * catches the thread again at the handler's first instruction.
  *
- * Between the hook's return and the fault an interrupt may come in, and even a signal:
- * its frame then holds the gate's address. The entry is therefore kept by stack
- * pointer, and whoever comes back to the gate's address with that stack pointer gets
- * its PC back. Whenever the hook or a capture meets the gate's address it translates.
+ * Between the hook's return and the fault an interrupt may come in, and even a signal.
+ * The entry is therefore kept by stack pointer, and whoever comes back to the gate's
+ * address with that stack pointer gets its PC back. Whenever the hook, a capture or a
+ * context switch meets the gate's address it translates, and the hook mends the frame of
+ * a signal that was built over it.
  *
  * The fault's mechanism is that of userfaultfd: release mmap_lock, wait, and say that
  * the fault is complete.
  */
+#include <asm/sigframe.h>
 #include <linux/freezer.h>
 #include <linux/mm.h>
 #include <linux/sched/signal.h>
+#include <linux/uaccess.h>
 
 #include "upreempt.h"
 #include "trace.h"
@@ -75,6 +78,31 @@ bool up_gate_undo(struct up_thread *t, struct pt_regs *regs)
 }
 
 /*
+ * A signal came between the hook and the fault. Its frame, which the kernel wrote a moment
+ * ago, says that the gate's address was interrupted: put the true PC there. Where that
+ * takes a fault the frame stays as it is, and the return from the handler comes by the gate.
+ * Context: the thread itself, interrupts off, under t->lock.
+ */
+void up_gate_mend_frame(struct up_thread *t, const struct pt_regs *regs)
+{
+	struct rt_sigframe __user *frame = (struct rt_sigframe __user *)regs->sp;
+	struct pt_regs interrupted = { };
+	struct up_gate_entry *e;
+
+	if (!t->gates || !up_at_signal_entry(regs) ||
+	    copy_from_user_nofault(&interrupted.ip, &frame->uc.uc_mcontext.ip,
+				   sizeof(interrupted.ip)) ||
+	    copy_from_user_nofault(&interrupted.sp, &frame->uc.uc_mcontext.sp,
+				   sizeof(interrupted.sp)))
+		return;
+	e = (struct up_gate_entry *)up_gate_find(t, &interrupted);
+	if (!e || copy_to_user_nofault(&frame->uc.uc_mcontext.ip, &e->ip, sizeof(e->ip)))
+		return;
+	e->ip = 0;
+	WRITE_ONCE(t->gates, t->gates - 1);
+}
+
+/*
  * Switched out on its way into the gate: whoever looks at the thread now (a debugger, a
  * core dump) sees where it really is. The hook sends it back when it runs again.
  * Context: the thread itself, in sched_out.
@@ -82,8 +110,9 @@ bool up_gate_undo(struct up_thread *t, struct pt_regs *regs)
 void up_gate_left(struct up_thread *t, struct pt_regs *regs)
 {
 	raw_spin_lock(&t->lock);
-	if (up_gate_undo(t, regs))
-		up_attention_update(t);
+	if (!up_gate_undo(t, regs))
+		up_gate_mend_frame(t, regs);
+	up_attention_update(t);
 	raw_spin_unlock(&t->lock);
 }
 

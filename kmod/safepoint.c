@@ -39,7 +39,7 @@ fault:
 }
 
 /* At the first instruction of a signal handler whose frame setup_rt_frame() just built. */
-static bool up_at_signal_entry(const struct pt_regs *regs)
+bool up_at_signal_entry(const struct pt_regs *regs)
 {
 	return regs->dx == regs->sp + offsetof(struct rt_sigframe, uc) &&
 	       regs->si == regs->sp + offsetof(struct rt_sigframe, info) &&

@@ -296,6 +296,7 @@ int up_resume(struct up_thread *t, const struct upreempt_regs *regs);
 /* gate.c */
 unsigned long up_gate_address(const struct up_thread *t);
 bool up_gate_enter(struct up_thread *t, struct pt_regs *regs);
+void up_gate_mend_frame(struct up_thread *t, const struct pt_regs *regs);
 bool up_gate_undo(struct up_thread *t, struct pt_regs *regs);
 void up_gate_left(struct up_thread *t, struct pt_regs *regs);
 unsigned long up_gate_true_ip(const struct up_thread *t, const struct pt_regs *regs);
@@ -304,6 +305,7 @@ vm_fault_t up_gate_fault(struct up_domain *d, struct vm_fault *vmf);
 /* safepoint.c */
 enum upreempt_reason up_check_stop(struct up_thread *t, const struct pt_regs *regs);
 enum upreempt_reason up_check_redirect(struct up_thread *t, const struct pt_regs *regs);
+bool up_at_signal_entry(const struct pt_regs *regs);
 bool up_reason_is_final(enum upreempt_reason reason);
 
 /* ring.c */
