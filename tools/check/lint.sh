@@ -137,8 +137,8 @@ length() {
 
 # Every program in the list exists; every program that exists is in the list or is used by one that is.
 test_list() {
-	local path placement name
-	while read -r path placement _; do
+	local path name
+	while read -r path _; do
 		[[ -n $path && $path != \#* ]] || continue
 		if [[ $path == *.sh ]]; then
 			[ -x "selftests/$path" ] || echo "tests.list: $path is not an executable script"
