@@ -2,7 +2,8 @@
 /*
  * The event ring's producers. They take turns under ring_lock, whose holder has
  * all signals blocked: it cannot be interrupted by a handler of its own thread
- * that wants the lock too. The barriers' letters are explained in the ABI header.
+ * that wants the lock too, and it takes no STOP of the module's either (it holds
+ * sig_thread.lock, or is the handler). The barriers' letters are explained in the ABI header.
  */
 #include "backend_signal.h"
 #include <errno.h>
@@ -90,12 +91,14 @@ int sig_eventfd(struct upreempt_domain *d, int fd)
 			return -EINVAL;
 		}
 	}
+	upreempt_disable();
 	block_signals(&mask);
 	up_lock_raw(&d->sig->ring_lock);
 	old = d->sig->eventfd;
 	d->sig->eventfd = own;
 	up_unlock_raw(&d->sig->ring_lock);
 	restore_signals(&mask);
+	upreempt_enable();
 	if (old >= 0)
 		close(old);
 	return 0;
