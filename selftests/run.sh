@@ -42,7 +42,7 @@ run_lint() {
 	counts=$(awk '/^ok .*# SKIP/ { s++; next } /^ok / { p++ } /^not ok / { f++ }
 		END { print p + 0, f + 0, s + 0 }' "$tap")
 	echo "lint $counts $((SECONDS - start))" >"$check/lint.sum"
-	grep -A 12 '^not ok' "$tap" | sed 's/^/      /'
+	awk '/^(not )?ok / { shown = /^not/ ? 12 : 0 } shown-- > 0 { print "      " $0 }' "$tap"
 	if ! grep -q '^1\.\.' "$tap"; then
 		add_failure lint "did not finish (status $status)"
 	fi
