@@ -216,6 +216,7 @@ void up_kick(struct up_thread *t)
 	}
 	smp_mb();	/* E: attention before where; pairs with F in up_sched_in() */
 	where = atomic_read(&t->where);
+	up_inject(kick_delay);
 	if (where == UP_OFF || where == UP_PINNED) {
 		up_off_cpu(t);
 	} else if (where >= 0 && refcount_inc_not_zero(&t->ref)) {

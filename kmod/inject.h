@@ -29,6 +29,7 @@ enum up_guard {
 
 extern unsigned int up_guards_off;
 extern unsigned int up_inject_ipi_delay_us;
+extern unsigned int up_inject_kick_delay_us;
 extern unsigned int up_inject_hook_delay_us;
 extern unsigned int up_inject_sched_in_delay_us;
 extern unsigned int up_inject_gate_delay_us;

@@ -13,6 +13,9 @@ MODULE_PARM_DESC(guards, "test build: guards that are switched off (bits of enum
 unsigned int up_inject_ipi_delay_us;
 module_param_named(inject_ipi_delay_us, up_inject_ipi_delay_us, uint, 0600);
 MODULE_PARM_DESC(inject_ipi_delay_us, "test build: busy wait in the IPI handler");
+unsigned int up_inject_kick_delay_us;
+module_param_named(inject_kick_delay_us, up_inject_kick_delay_us, uint, 0600);
+MODULE_PARM_DESC(inject_kick_delay_us, "test build: busy wait between reading where a thread runs and the IPI");
 unsigned int up_inject_hook_delay_us;
 module_param_named(inject_hook_delay_us, up_inject_hook_delay_us, uint, 0600);
 MODULE_PARM_DESC(inject_hook_delay_us, "test build: busy wait in the hook");

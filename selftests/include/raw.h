@@ -312,6 +312,7 @@ RAW_FN void raw_params_reset(void)
 {
 	raw_param("guards", 0);
 	raw_param("inject_ipi_delay_us", 0);
+	raw_param("inject_kick_delay_us", 0);
 	raw_param("inject_hook_delay_us", 0);
 	raw_param("inject_sched_in_delay_us", 0);
 	raw_param("inject_gate_delay_us", 0);
