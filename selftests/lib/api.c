@@ -315,7 +315,7 @@ TEST_F(api, eventfd_errors)
 	EXPECT_LE(0, upreempt_domain_fd(self->domain));
 }
 
-static int seen_in_handler;
+static volatile int seen_in_handler;
 
 static void unregister_here(struct upreempt_context *ctx, void *arg)
 {

@@ -133,7 +133,7 @@ static int signal_open(struct upreempt_domain *d, const struct upreempt_domain_o
 		goto unmap;
 	}
 	/* ring.h empties it when the last record was consumed */
-	d->header->reserved0[0] = (uint64_t)d->fd + 1;
+	d->header->library = (uint64_t)d->fd + 1;
 	ret = install_handler(d->signo);
 	if (ret)
 		goto close_fd;

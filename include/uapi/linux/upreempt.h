@@ -156,7 +156,8 @@ struct upreempt_header {
 	__u64 ring_off;
 	__u64 gate_off;
 	__u64 mmap_size;
-	__u64 reserved0[2];
+	__u64 library;			/* the library's own; the kernel leaves it 0 */
+	__u64 reserved0;
 	/* written by the kernel */
 	__u64 head;			/* A, B */
 	__u64 dropped;			/* outcomes that found the ring full */

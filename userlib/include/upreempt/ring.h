@@ -24,13 +24,13 @@ static inline const struct upreempt_event *upreempt_ring_peek(struct upreempt_he
 
 /*
  * Without the module the file to poll() is an eventfd, whose number plus one the
- * library keeps in reserved0[0] (0 otherwise). It is emptied with the last record,
+ * library keeps in library (0 otherwise). It is emptied with the last record,
  * and filled again when a record came in between.
  */
 static inline void upreempt_ring_drained(struct upreempt_header *h)
 {
 	__u64 n = 1;
-	int fd = (int)h->reserved0[0] - 1;
+	int fd = (int)h->library - 1;
 
 	if (read(fd, &n, sizeof(n)) == sizeof(n) &&
 	    __atomic_load_n(&h->head, __ATOMIC_ACQUIRE) != h->tail) {
@@ -46,7 +46,7 @@ static inline void upreempt_ring_consume(struct upreempt_header *h)
 	__u64 tail = h->tail + 1;
 
 	__atomic_store_n(&h->tail, tail, __ATOMIC_RELEASE);	/* C, pairs with D */
-	if (__builtin_expect(h->reserved0[0] != 0, 0) &&
+	if (__builtin_expect(h->library != 0, 0) &&
 	    __atomic_load_n(&h->head, __ATOMIC_ACQUIRE) == tail)
 		upreempt_ring_drained(h);
 }
