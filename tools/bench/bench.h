@@ -3,8 +3,9 @@
  * upreempt-bench: one file measures what needs two CPUs (cross.c), one what needs
  * one (single.c), one writes the results (report.c).
  *
- * Peers are measured in turns, a few samples of each at a time, so that whatever
- * else the machine does hits all of them. Times come from the time stamp counter;
+ * Peers are measured in turns, a batch of samples at a time, so that whatever else
+ * the machine does hits all of them; the first samples of a batch are not counted,
+ * because they pay for what the peer before did to caches and TLBs. Times come from the time stamp counter;
  * with --icount that counts instructions and nothing is converted.
  */
 #ifndef BENCH_H
@@ -21,7 +22,7 @@ struct series {
 	const char *backend;		/* "kmod", "signal", or "-" */
 	const char *unit;		/* "ns", "instructions", "ratio" */
 	double *samples;
-	size_t n, max;
+	size_t n, max, skip;
 };
 
 struct bench {
@@ -54,18 +55,32 @@ static inline double shown(double t)
 void out_of_patience(const char *what) __attribute__((noreturn));
 void fail(const char *what, int err) __attribute__((noreturn));
 void pin(int cpu);
-/* Wait for cond; spins: what it waits for runs on another CPU */
+/*
+ * Wait for cond; spins: what it waits for runs on another CPU. The clock is read
+ * rarely: emulators lock something for it that the other side wants, too.
+ */
 #define SPIN_UNTIL(what, cond) do {						\
-	uint64_t __end = ticks() + (uint64_t)(PATIENCE_S * 1e9 / bench.tick_ns);	\
+	uint64_t __end = 0;							\
+	unsigned int __turns = 0;						\
 										\
-	while (!(cond))								\
-		if (ticks() > __end)						\
+	while (!(cond)) {							\
+		__asm__ volatile("" : : : "memory");				\
+		if (++__turns % 65536)						\
+			continue;						\
+		if (!__end)							\
+			__end = ticks() + (uint64_t)(PATIENCE_S * 1e9 / bench.tick_ns); \
+		else if (ticks() > __end)					\
 			out_of_patience(what);					\
+	}									\
 } while (0)
+
+#define WARMUP	20	/* samples at the beginning of a batch that do not count */
 
 /* report.c */
 struct series *series_new(const char *name, const char *backend, const char *unit, size_t max);
 void series_add(struct series *s, double value);
+/* The next n samples are not counted */
+void series_skip(struct series *s, size_t n);
 double series_percentile(const struct series *s, double p);
 void report_table(void);
 int report_json(const char *path);

@@ -280,20 +280,24 @@ static void add_backend(const char *name, enum upreempt_backend kind, size_t max
 /* One turn of a target; warm: its first samples, which nobody counts */
 static void turn(struct target *t, struct series *ipi, int n)
 {
+	/* not mixed: a target that slept in between finds its caches and its TLB cold */
+	struct series *all[] = { ipi, t->roundtrip, t->to_handler, t->post, t->sample, t->stop,
+				 t->resume };
+
+	for (size_t i = 0; i < sizeof(all) / sizeof(*all); i++)
+		series_skip(all[i], WARMUP);
 	set_mode(t, SPIN);
-	for (int i = 0; i < n; i++) {
-		if (t == signalled) {
-			null_ipi(ipi);
-			tgkill_sample(t);
-			continue;
-		}
-		if (t->roundtrip)
-			request_sample(t);
-		if (t->sample)
-			simple_sample(t, UPREEMPT_SAMPLE, t->sample);
-		if (t->stop)
-			simple_sample(t, UPREEMPT_STOP, t->stop);
-	}
+	n += WARMUP;
+	for (int i = 0; t == signalled && i < n; i++)
+		null_ipi(ipi);
+	for (int i = 0; t == signalled && i < n; i++)
+		tgkill_sample(t);
+	for (int i = 0; t != signalled && t->roundtrip && i < n; i++)
+		request_sample(t);
+	for (int i = 0; t->sample && i < n; i++)
+		simple_sample(t, UPREEMPT_SAMPLE, t->sample);
+	for (int i = 0; t->stop && i < n; i++)
+		simple_sample(t, UPREEMPT_STOP, t->stop);
 	if (t->resume) {
 		t->handler_end = 0;
 		set_mode(t, WATCH);
@@ -305,7 +309,7 @@ static void turn(struct target *t, struct series *ipi, int n)
 
 void cross_run(void)
 {
-	int rounds = bench.quick ? 10 : 100, each = 50;
+	int rounds = bench.quick ? 10 : 50, each = 100;
 	size_t max = (size_t)rounds * each;
 	struct series *ipi = series_new("null_ipi", "-", NULL, max);
 	struct sigaction sa = { .sa_handler = on_signal };

@@ -24,8 +24,18 @@ struct series *series_new(const char *name, const char *backend, const char *uni
 	return s;
 }
 
+void series_skip(struct series *s, size_t n)
+{
+	if (s)
+		s->skip = n;
+}
+
 void series_add(struct series *s, double value)
 {
+	if (s->skip) {
+		s->skip--;
+		return;
+	}
 	if (s->n < s->max)
 		s->samples[s->n++] = value;
 }

@@ -11,16 +11,19 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#define BATCH		50	/* requests in a turn */
 #define CALLS		1000	/* system calls, or regions, in a sample */
 #define TURNS		100	/* there and back through the pipes in a sample */
 
-static volatile uint64_t handled;
+static volatile uint64_t handled, handler_tick, handler_end;
 
 static void handler(struct upreempt_context *ctx, void *arg)
 {
 	(void)ctx;
 	(void)arg;
+	handler_tick = ticks();
 	handled++;
+	handler_end = ticks();
 }
 
 static void on_signal(int signo)
@@ -55,31 +58,64 @@ static void leave(struct upreempt_thread *me)
 
 /* ---- requests to oneself ---------------------------------------------------- */
 
-static void self_request(struct upreempt_domain *domain, const char *backend, struct series *raised)
+/* Where the time of a request to oneself goes */
+struct self {
+	struct series *all, *there, *back, *wait;
+};
+
+static void self_batch(struct upreempt_thread *me, struct self *s)
 {
-	struct series *s = series_new("self_request", backend, NULL, 20000);
 	UPREEMPT_OPTS(upreempt_request_opts, o, .kind = UPREEMPT_REDIRECT);
-	struct upreempt_thread *me = enter(domain);
 	struct upreempt_event ev;
-	int n = rounds(bench.icount ? 500 : 5000);
 
-	for (int i = 0; i < n; i++) {
-		uint64_t seq, before = handled, t0 = ticks();
+	series_skip(s->all, WARMUP);
+	series_skip(s->there, WARMUP);
+	series_skip(s->back, WARMUP);
+	series_skip(s->wait, WARMUP);
+	for (int i = 0; i < BATCH + WARMUP; i++) {
+		uint64_t seq, t1, before = handled, t0 = ticks();
 		int err = upreempt_post(me, &o, &seq);
-		uint64_t t1 = ticks();
 
+		t1 = ticks();
 		if (err)
 			fail("upreempt_post", -err);
 		SPIN_UNTIL("a request to oneself", handled != before);
+		series_add(s->all, shown(t1 - t0));
+		series_add(s->there, shown(handler_tick - t0));
+		series_add(s->back, shown(t1 - handler_end));
+		t0 = ticks();
 		if (upreempt_wait(me, seq, 0, &ev) || ev.outcome != UPREEMPT_LANDED)
 			fail("a request to oneself did not land", 0);
-		if (i > n / 10)
-			series_add(s, shown(t1 - t0));
-		t0 = ticks();
+		series_add(s->wait, shown(ticks() - t0));
+	}
+}
+
+static void raise_batch(struct series *s)
+{
+	series_skip(s, WARMUP);
+	for (int i = 0; i < BATCH + WARMUP; i++) {
+		uint64_t t0 = ticks();
+
 		raise(SIGUSR1);
-		t1 = ticks();
-		if (i > n / 10)
-			series_add(raised, shown(t1 - t0));
+		series_add(s, shown(ticks() - t0));
+	}
+}
+
+static void self_requests(struct upreempt_domain *domain, const char *backend,
+			  struct series *raised)
+{
+	struct self s = {
+		.all = series_new("self_request", backend, NULL, 20000),
+		.there = series_new("self_request_to_handler", backend, NULL, 20000),
+		.back = series_new("self_request_back", backend, NULL, 20000),
+		.wait = series_new("self_request_wait", backend, NULL, 20000),
+	};
+	struct upreempt_thread *me = enter(domain);
+	int n = rounds(bench.icount ? 10 : 100);
+
+	for (int i = 0; i < n; i++) {
+		self_batch(me, &s);
+		raise_batch(raised);
 	}
 	leave(me);
 }
@@ -276,10 +312,10 @@ void single_run(void)
 	else
 		idle_tax(signals, "signal");
 	raised = series_new("raise_roundtrip", "-", NULL, 20000);
-	self_request(signals, "signal", raised);
+	self_requests(signals, "signal", raised);
 	if (module) {
 		raised->n = 0;		/* those beside the module's */
-		self_request(module, "kmod", raised);
+		self_requests(module, "kmod", raised);
 	}
 	regions(module ? module : signals, module ? "kmod" : "signal");
 	upreempt_domain_close(signals);
