@@ -41,7 +41,7 @@ static void up_capture(struct up_thread *t, struct upreempt_regs *r, const struc
 	r->rsi = regs->si;
 	r->rdi = regs->di;
 	r->rsp = regs->sp;
-	r->rip = up_gate_true_ip(t, regs);
+	r->rip = up_thread_true_ip(task, regs);
 	r->rflags = regs->flags;
 	r->orig_rax = regs->orig_ax;
 	r->sigmask = task->blocked.sig[0];
@@ -107,8 +107,10 @@ void up_frame_requests(struct up_thread *t, const struct pt_regs *regs, bool on_
 			up_request_complete(t, r, out, UPREEMPT_R_NONE, frame, &cap);
 			break;
 		case UPREEMPT_STOP:
-			if (syscall || t->gated)
+			if (t->gated || (syscall && user_64bit_mode((struct pt_regs *)regs)))
 				up_request_complete(t, r, out, UPREEMPT_R_NONE, frame, &cap);
+			else if (syscall)
+				up_request_note(t, r, UPREEMPT_R_NOT_64BIT, cap.rip);
 			else
 				up_request_note(t, r, up_why_off(t), cap.rip);
 			break;
@@ -356,7 +358,8 @@ static enum upreempt_reason up_verdict(struct up_thread *t, const struct up_requ
 	case UPREEMPT_STOP:
 		return t->hold ? UPREEMPT_R_NONE : up_check_stop(t, regs);
 	case UPREEMPT_REDIRECT:
-		if (t->hold)
+		/* Held by us, or on its way into the gate of another domain. */
+		if (t->hold || up_thread_true_ip(current, regs) != regs->ip)
 			return UPREEMPT_R_HELD;
 		return redirected ? UPREEMPT_R_SLOT_BUSY : up_check_redirect(t, regs);
 	default:
@@ -482,7 +485,8 @@ void up_hook(struct user_return_notifier *urn)
 	t->count.hooks++;
 	if (t->closing || up_thread_moved_on(t)) {
 		/* What the gate took must be given back before nobody remembers it. */
-		up_gate_undo(t, regs);
+		if (!up_thread_moved_on(t))
+			up_gate_undo(t, regs);
 		up_thread_detach(t);
 		return;
 	}
@@ -492,8 +496,8 @@ void up_hook(struct user_return_notifier *urn)
 	if (t->resume_valid)
 		up_resume_apply(t, regs);
 	up_hook_requests(t, regs);
-	if (t->hold)
-		up_gate_enter(t, regs);
+	if (t->hold && !up_gate_enter(t, regs))
+		up_retry_later(t);
 	up_attention_update(t);
 	if (!t->attention)
 		up_disarm(t);

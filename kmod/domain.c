@@ -16,7 +16,7 @@
 #include "upreempt.h"
 
 LIST_HEAD(up_domains);
-DEFINE_SPINLOCK(up_domains_lock);
+DEFINE_MUTEX(up_domains_lock);
 
 static atomic_t up_domain_ids = ATOMIC_INIT(0);
 
@@ -241,9 +241,9 @@ static void up_domain_reap(struct work_struct *work)
 {
 	struct up_domain *d = container_of(to_rcu_work(work), struct up_domain, reap);
 
-	spin_lock(&up_domains_lock);
+	mutex_lock(&up_domains_lock);
 	list_del(&d->all);
-	spin_unlock(&up_domains_lock);
+	mutex_unlock(&up_domains_lock);
 
 	irq_work_sync(&d->wake);
 	if (d->eventfd)
@@ -307,9 +307,9 @@ struct up_domain *up_domain_create(void)
 	INIT_RCU_WORK(&d->reap, up_domain_reap);
 	INIT_LIST_HEAD(&d->all_threads);
 
-	spin_lock(&up_domains_lock);
+	mutex_lock(&up_domains_lock);
 	list_add_tail(&d->all, &up_domains);
-	spin_unlock(&up_domains_lock);
+	mutex_unlock(&up_domains_lock);
 	return d;
 }
 
@@ -343,7 +343,9 @@ struct up_thread *up_domain_zombie(struct up_domain *d, u32 slot, u64 seq)
 
 	raw_spin_lock_irqsave(&d->zombie_lock, flags);
 	list_for_each_entry(t, &d->zombies, zombie_node) {
-		for (i = 0; t->index == slot && i < UP_MAX_REQUESTS; i++)
+		if (t->index != slot || seq < t->seq_lo || seq > t->seq_hi)
+			continue;
+		for (i = 0; i < UP_MAX_REQUESTS; i++)
 			if (READ_ONCE(t->reqs[i].event.seq) == seq &&
 			    READ_ONCE(t->reqs[i].state) == UP_REQ_DONE)
 				found = t;

@@ -45,8 +45,7 @@ static const struct up_gate_entry *up_gate_find(const struct up_thread *t,
 	if (regs->ip != up_gate_address(t))
 		return NULL;
 	for (i = 0; i < UP_GATE_DEPTH; i++) {
-		const struct up_gate_entry *e =
-			&t->gate[(t->gate_next - 1 - i) % UP_GATE_DEPTH];
+		const struct up_gate_entry *e = &t->gate[i];
 
 		if (e->ip && e->sp == regs->sp)
 			return e;
@@ -116,20 +115,39 @@ void up_gate_left(struct up_thread *t, struct pt_regs *regs)
 	raw_spin_unlock(&t->lock);
 }
 
+/*
+ * The one with this stack pointer is stale (its frame was left by a jump), else a free one;
+ * else the one in turn, whose thread will get SIGBUS. An entry of an outer signal frame must
+ * outlive any number of visits.
+ */
+static struct up_gate_entry *up_gate_entry(struct up_thread *t, unsigned long sp)
+{
+	struct up_gate_entry *e, *found = NULL;
+
+	for (e = t->gate; e < t->gate + UP_GATE_DEPTH; e++) {
+		if (e->ip && e->sp == sp)
+			return e;
+		if (!e->ip && !found)
+			found = e;
+	}
+	return found ? found : &t->gate[t->gate_next++ % UP_GATE_DEPTH];
+}
+
 /* Context: the hook, under t->lock. */
 bool up_gate_enter(struct up_thread *t, struct pt_regs *regs)
 {
 	unsigned long address = up_gate_address(t);
-	struct up_gate_entry *e = &t->gate[t->gate_next % UP_GATE_DEPTH];
+	struct up_gate_entry *e;
 
-	if (!address)
+	/* An IRET to a 32-bit code segment cannot reach the gate. */
+	if (!address || !user_64bit_mode(regs))
 		return false;
+	e = up_gate_entry(t, regs->sp);
 	if (!e->ip)
 		WRITE_ONCE(t->gates, t->gates + 1);
 	e->sp = regs->sp;
 	e->ip = regs->ip;
 	e->rf = regs->flags & X86_EFLAGS_RF;
-	t->gate_next++;
 	regs->ip = address;
 	regs->orig_ax = -1;
 	return true;

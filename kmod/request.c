@@ -49,14 +49,24 @@ static void up_timer_at(struct up_thread *t, u64 ns)
 	lockdep_assert_held(&t->lock);
 	if (t->timer_ns && t->timer_ns <= ns)
 		return;
+	/*
+	 * A negative expiry is due at once for the timer queue (softexpires), but far
+	 * behind "now" for us: it would be started anew for ever.
+	 */
+	ns = min_t(u64, ns, KTIME_MAX);
 	t->timer_ns = ns;
 	hrtimer_start(&t->timer, ns_to_ktime(ns), HRTIMER_MODE_ABS_PINNED_HARD);
 }
 
-/* Under t->lock: look again soon, each time twice as late as the last, at most 1 ms. */
+/*
+ * Under t->lock: look again soon, each time twice as late as the last, at most 1 ms. A thread
+ * that is off the CPU costs nobody's time but ours, and there may be thousands: at most 64 ms.
+ */
 void up_retry_later(struct up_thread *t)
 {
-	t->backoff_ns = clamp_t(u64, t->backoff_ns * 2, UP_BACKOFF_MIN_NS, UP_BACKOFF_MAX_NS);
+	u64 most = atomic_read(&t->where) < 0 ? UP_BACKOFF_OFF_NS : UP_BACKOFF_MAX_NS;
+
+	t->backoff_ns = clamp_t(u64, t->backoff_ns * 2, UP_BACKOFF_MIN_NS, most);
 	up_timer_at(t, ktime_get_ns() + t->backoff_ns);
 }
 
@@ -116,7 +126,8 @@ void up_attention_update(struct up_thread *t)
 		WRITE_ONCE(up_slot(t)->held, t->hold);
 		WRITE_ONCE(up_slot(t)->at_gate, READ_ONCE(t->gates));
 	}
-	if (!(attention & UP_ATT_PENDING) && t->timer_ns && hrtimer_try_to_cancel(&t->timer) >= 0)
+	/* HOLD and CLOSE may need the timer too: up_arm() could not arm the hook. */
+	if (!attention && t->timer_ns && hrtimer_try_to_cancel(&t->timer) >= 0)
 		t->timer_ns = 0;
 }
 
@@ -449,7 +460,7 @@ int up_request_wait(struct up_thread *t, u64 seq, u64 deadline_ns, bool spin,
 
 		ret = deadline_ns <= now ? -ETIME :
 		      wait_event_interruptible_hrtimeout(t->wait, up_wait_over(r, seq, self),
-							 ns_to_ktime(deadline_ns - now));
+							 min_t(u64, deadline_ns - now, KTIME_MAX));
 	}
 	up_waits_for(self, NULL);
 	if (ret)

@@ -105,9 +105,9 @@ int up_stats_get(struct up_domain *d, struct upreempt_stats *s)
 	s->dropped = READ_ONCE(d->ring.dropped);
 	s->threads = atomic_read(&d->nr_threads);
 	if (slot == UPREEMPT_ALL_SLOTS) {
-		spin_lock(&up_domains_lock);
+		mutex_lock(&up_domains_lock);
 		up_domain_counters(d, &c);
-		spin_unlock(&up_domains_lock);
+		mutex_unlock(&up_domains_lock);
 	} else {
 		t = up_domain_thread(d, slot);
 		if (!t)
@@ -191,19 +191,19 @@ static void up_show(struct seq_file *m, const char *prefix, struct up_domain *d)
 
 void up_stats_fdinfo(struct seq_file *m, struct up_domain *d)
 {
-	spin_lock(&up_domains_lock);
+	mutex_lock(&up_domains_lock);
 	up_show(m, "upreempt-", d);
-	spin_unlock(&up_domains_lock);
+	mutex_unlock(&up_domains_lock);
 }
 
 static int up_threads_show(struct seq_file *m, void *v)
 {
 	struct up_domain *d;
 
-	spin_lock(&up_domains_lock);
+	mutex_lock(&up_domains_lock);
 	list_for_each_entry(d, &up_domains, all)
 		up_show(m, "", d);
-	spin_unlock(&up_domains_lock);
+	mutex_unlock(&up_domains_lock);
 	return 0;
 }
 DEFINE_SHOW_ATTRIBUTE(up_threads);

@@ -61,7 +61,8 @@ static void up_sched_out(struct preempt_notifier *pn, struct task_struct *next)
 	if (unlikely(t->armed) && up_guard(UP_GUARD_SCHED_OUT))
 		up_disarm(t);
 
-	if (unlikely(current->flags & PF_EXITING)) {
+	if (unlikely(current->flags & PF_EXITING || up_thread_moved_on(t))) {
+		/* The registers of what it has execed, maybe set-uid, are nobody's business. */
 		up_thread_finish(t, UPREEMPT_GONE);
 		if (READ_ONCE(current->__state) == TASK_DEAD) {
 			/* The last time: nobody walks this notifier after RCU's next period. */
@@ -100,6 +101,43 @@ struct up_thread *up_thread_current(void)
 	return t;
 }
 
+/* How many notifiers each context switch of the current thread has to run. */
+static unsigned int up_registrations(void)
+{
+	unsigned int n = 0;
+	struct preempt_notifier *pn;
+
+	preempt_disable();
+	hlist_for_each_entry(pn, &current->preempt_notifiers, link)
+		n += pn->ops == &up_preempt_ops;
+	preempt_enable();
+	return n;
+}
+
+/**
+ * up_thread_true_ip - the PC behind the gates of all registrations of a thread
+ * @task: current with interrupts off, or one of its registrations is pinned
+ * @regs: its user frame
+ */
+unsigned long up_thread_true_ip(struct task_struct *task, const struct pt_regs *regs)
+{
+	struct pt_regs at = *regs;
+	struct preempt_notifier *pn;
+	unsigned int i;
+
+	/* Bounded: entries that were left by jumps may point at each other. */
+	for (i = 0; i < UP_MAX_REGISTRATIONS; i++) {
+		unsigned long before = at.ip;
+
+		hlist_for_each_entry(pn, &task->preempt_notifiers, link)
+			if (pn->ops == &up_preempt_ops)
+				at.ip = up_gate_true_ip(container_of(pn, struct up_thread, pn), &at);
+		if (at.ip == before)
+			break;
+	}
+	return at.ip;
+}
+
 /* ---- references ----------------------------------------------------------- */
 
 static void up_thread_reap(struct work_struct *work)
@@ -110,10 +148,10 @@ static void up_thread_reap(struct work_struct *work)
 	hrtimer_cancel(&t->timer);
 	irq_work_sync(&t->irq_work);
 
-	spin_lock(&up_domains_lock);
+	mutex_lock(&up_domains_lock);
 	list_del(&t->all);
 	up_stats_add(&d->past, &t->count);
-	spin_unlock(&up_domains_lock);
+	mutex_unlock(&up_domains_lock);
 
 	mmdrop(t->mm);
 	put_task_struct(t->task);
@@ -147,8 +185,14 @@ void up_thread_put(struct up_thread *t)
 {
 	if (!refcount_dec_and_test(&t->ref))
 		return;
+	/*
+	 * The irq_work may be running for a wake-up on another CPU and see the bit before
+	 * we have queued it: the grace period that it starts has to wait for us.
+	 */
+	rcu_read_lock();
 	set_bit(UP_IRQ_REAP, &t->irq_flags);
 	irq_work_queue(&t->irq_work);
+	rcu_read_unlock();
 }
 
 /* ---- the end of a registration --------------------------------------------- */
@@ -161,7 +205,15 @@ void up_zombie_add(struct up_thread *t)
 {
 	struct up_domain *d = t->domain;
 	struct up_thread *oldest = NULL;
+	int i;
 
+	t->seq_lo = U64_MAX;
+	for (i = 0; i < UP_MAX_REQUESTS; i++) {
+		if (t->reqs[i].state != UP_REQ_DONE)
+			continue;
+		t->seq_lo = min(t->seq_lo, t->reqs[i].event.seq);
+		t->seq_hi = max(t->seq_hi, t->reqs[i].event.seq);
+	}
 	raw_spin_lock(&d->zombie_lock);
 	if (d->closed) {
 		raw_spin_unlock(&d->zombie_lock);
@@ -340,6 +392,8 @@ int up_thread_register(struct up_domain *d, struct upreempt_register *reg)
 	ret = up_register_check(reg);
 	if (ret)
 		return ret;
+	if (up_registrations() >= UP_MAX_REGISTRATIONS)
+		return -EUSERS;
 	t = kzalloc(sizeof(*t), GFP_KERNEL_ACCOUNT);
 	if (!t)
 		return -ENOMEM;
@@ -353,9 +407,9 @@ int up_thread_register(struct up_domain *d, struct upreempt_register *reg)
 	}
 	up_thread_init(t, d, ret, reg);
 	__module_get(THIS_MODULE);
-	spin_lock(&up_domains_lock);
+	mutex_lock(&up_domains_lock);
 	list_add_tail(&t->all, &d->all_threads);
-	spin_unlock(&up_domains_lock);
+	mutex_unlock(&up_domains_lock);
 
 	slot = up_slot(t);
 	memset(slot, 0, sizeof(*slot));

@@ -70,10 +70,12 @@
 #define UP_MAX_REQUESTS		16
 #define UP_LANDING_MAX		65536UL
 #define UP_GATE_DEPTH		4
+#define UP_MAX_REGISTRATIONS	8	/* of one thread, in as many domains */
 #define UP_MAX_ZOMBIES		1024
 #define UP_SWITCH_SPINS		1000
 #define UP_BACKOFF_MIN_NS	(20 * NSEC_PER_USEC)
 #define UP_BACKOFF_MAX_NS	(1000 * NSEC_PER_USEC)
+#define UP_BACKOFF_OFF_NS	(64 * NSEC_PER_MSEC)
 
 /* up_thread.where when it is no CPU number */
 #define UP_OFF		(-1)
@@ -150,6 +152,7 @@ struct up_thread {
 	bool closing;			/* the hook has to detach it */
 	bool zombie;			/* on domain->zombies: uncollected outcomes */
 	struct list_head zombie_node;	/* under domain->zombie_lock */
+	u64 seq_lo, seq_hi;		/* of its uncollected outcomes; constant for a zombie */
 	bool gated;			/* waits in the gate */
 	u32 hold;			/* granted STOPs not released yet */
 	struct list_head queue;		/* pending, in order STOP, REDIRECT, SAMPLE */
@@ -233,7 +236,7 @@ static inline bool up_domain_ready(const struct up_domain *d)
 
 extern struct workqueue_struct *up_wq;
 extern struct list_head up_domains;
-extern spinlock_t up_domains_lock;
+extern struct mutex up_domains_lock;
 
 /* device.c */
 int up_device_init(void);
@@ -262,6 +265,7 @@ struct upreempt_slot *up_slot(const struct up_thread *t);
 void up_zombie_add(struct up_thread *t);
 void up_zombie_settle(struct up_thread *t);
 bool up_thread_moved_on(const struct up_thread *t);
+unsigned long up_thread_true_ip(struct task_struct *task, const struct pt_regs *regs);
 
 /* request.c */
 int up_request_submit(struct up_thread *t, struct upreempt_request *arg);

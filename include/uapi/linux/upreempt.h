@@ -330,7 +330,10 @@ struct upreempt_stats {
 #define UPREEMPT_IOC_QUERY	_IOWR(UPREEMPT_IOC_MAGIC, 0x40, struct upreempt_query)
 /* SETUP: once for a domain, by the opener. EBUSY: was done. EPERM: another process. */
 #define UPREEMPT_IOC_SETUP	_IOWR(UPREEMPT_IOC_MAGIC, 0x41, struct upreempt_setup)
-/* REGISTER the calling thread. EBUSY: slot taken. EEXIST: is registered. ENOSPC: no free slot. */
+/*
+ * REGISTER the calling thread. EBUSY: slot taken. EEXIST: is registered here. ENOSPC: no free
+ * slot. EUSERS: it is registered in 8 domains already. EPERM: not the opener's process.
+ */
 #define UPREEMPT_IOC_REGISTER	_IOWR(UPREEMPT_IOC_MAGIC, 0x42, struct upreempt_register)
 /* UNREGISTER the calling thread. EPERM: the slot is another thread's. ESRCH: nobody's. */
 #define UPREEMPT_IOC_UNREGISTER	_IOW(UPREEMPT_IOC_MAGIC, 0x43, struct upreempt_ref)
