@@ -96,6 +96,7 @@ make_initramfs() {
 	fi
 	mkdir -p "$dir/modules"
 	cp "$init" "$dir/init"
+	: >"$run/insmod"
 	boot_modules >"$run/modules"
 	while read -r f; do
 		name=${f##*/}
