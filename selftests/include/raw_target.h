@@ -209,6 +209,10 @@ RAW_FN int raw_reader_stop(struct raw_target *t)
 
 /* -------- for the harness -------- */
 
+/* A test takes seconds; on a loaded machine, emulated, it may take its time. */
+#undef TEST_TIMEOUT_DEFAULT
+#define TEST_TIMEOUT_DEFAULT	90
+
 /* The program is skipped when there is no module; the test build's knobs are put to rest. */
 #define RAW_TEST_MAIN							\
 	int main(int argc, char **argv)					\

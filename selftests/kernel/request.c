@@ -98,12 +98,12 @@ TEST_F(req, stop_of_a_spinning_thread)
 
 TEST_F(req, redirect_of_a_spinning_thread)
 {
-	uint64_t n = raw_scale(5000), busy = 0;
+	uint64_t n = 0, busy = 0;
 	struct upreempt_event e;
 	struct raw_target t;
 
 	ASSERT_EQ(0, raw_spinner(&t, &self->r, RAW_LANDING));
-	for (uint64_t i = 0; i < n; i++) {
+	for (uint64_t end = raw_in(10000); n < raw_scale(5000) && raw_now() < end; n++) {
 		ASSERT_EQ(0, raw_ask(&self->r, t.slot, UPREEMPT_REDIRECT, 0, &e));
 		ASSERT_TRUE(raw_event_ok(&e));
 		ASSERT_EQ(UPREEMPT_LANDED, e.outcome);
@@ -569,7 +569,8 @@ TEST_F(req, two_threads_stop_each_other)
 	EXPECT_EQ(0, raw_target_stop(&b));
 	EXPECT_EQ(0, a.wrong);
 	EXPECT_EQ(0, b.wrong);
-	EXPECT_EQ(freed, a.result + b.result);
+	/* (or it had left already when its peer came to release it) */
+	EXPECT_GE(freed, a.result + b.result);
 	TH_LOG("%llu and %llu stops, %d times both were held", (unsigned long long)a.count,
 	       (unsigned long long)b.count, freed);
 }
