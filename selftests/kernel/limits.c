@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: LGPL-2.1 OR MIT
+/* Proves U10, P19, P23: what a hostile or a careless program asks too much of ends typed, and nobody else pays. */
+#include "kselftest_harness.h"
+#include "../include/raw_target.h"
+
+#define MAX_REGISTRATIONS	8
+
+/* Each registration of a thread is a callback in each of its context switches. */
+TEST(a_thread_in_too_many_domains)
+{
+	struct raw r[MAX_REGISTRATIONS + 1];
+	struct upreempt_register reg = raw_register_arg();
+	int i;
+
+	for (i = 0; i <= MAX_REGISTRATIONS; i++)
+		ASSERT_EQ(0, raw_domain(&r[i], 2, 16));
+	for (i = 0; i < MAX_REGISTRATIONS; i++)
+		ASSERT_LE(0, raw_register(&r[i]));
+	ASSERT_EQ(-EUSERS, raw_ioctl(r[i].fd, UPREEMPT_IOC_REGISTER, &reg));
+	/* leaving one makes room for another */
+	ASSERT_EQ(0, raw_unregister(&r[0], 0));
+	reg = raw_register_arg();
+	ASSERT_EQ(0, raw_ioctl(r[i].fd, UPREEMPT_IOC_REGISTER, &reg));
+	for (i = 0; i <= MAX_REGISTRATIONS; i++)
+		raw_close(&r[i]);
+}
+
+/*
+ * A deadline that no ktime_t can hold made the timer fire for ever with interrupts off (seen
+ * where no watchdog timer stands before it: boot with nowatchdog). Now it is simply far away.
+ */
+TEST(deadline_beyond_the_end_of_time)
+{
+	static const uint64_t far[] = { 1ULL << 63, ~0ULL, (1ULL << 63) - 1 };
+	struct raw_target t;
+	struct raw r;
+
+	ASSERT_EQ(0, raw_domain(&r, 2, 16));
+	ASSERT_EQ(0, raw_reader(&t, &r, RAW_LANDING));
+	for (size_t i = 0; i < sizeof(far) / sizeof(far[0]); i++) {
+		struct upreempt_request req = raw_request_arg(t.slot, UPREEMPT_REDIRECT, 0);
+		struct upreempt_event e;
+
+		req.deadline_ns = far[i];
+		ASSERT_EQ(0, raw_ioctl(r.fd, UPREEMPT_IOC_REQUEST, &req));
+		raw_sleep_us(100000);
+		ASSERT_EQ(-ETIMEDOUT, raw_wait(&r, t.slot, req.seq, 5, &e));
+		ASSERT_EQ(0, raw_cancel(&r, t.slot, req.seq));
+		ASSERT_EQ(0, raw_wait(&r, t.slot, req.seq, RAW_LONG_MS, &e));
+		ASSERT_EQ(UPREEMPT_CANCELLED, e.outcome);
+	}
+	ASSERT_EQ(0, raw_reader_stop(&t));
+	raw_close(&r);
+}
+
+/* The gate of the one must not be what the other captures and resumes. */
+struct twice {
+	struct raw *other;
+	volatile int ready;
+};
+
+static void body_spin_registered_twice(struct raw_target *t)
+{
+	struct twice *w = t->user;
+
+	w->ready = raw_register(w->other) < 0 ? -1 : 1;
+	raw_body_spin(t);
+}
+
+TEST(held_in_one_domain_and_redirected_in_another)
+{
+	struct twice w = { 0 };
+	struct raw a, b;
+	struct raw_target t;
+	struct upreempt_event stop, sample;
+	uint64_t seq;
+
+	ASSERT_EQ(0, raw_domain(&a, 2, 16));
+	ASSERT_EQ(0, raw_domain(&b, 2, 16));
+	raw_target_init(&t, &a, body_spin_registered_twice, RAW_LANDING);
+	w.other = &b;
+	t.user = &w;
+	ASSERT_EQ(0, raw_target_start(&t));
+	ASSERT_TRUE(RAW_UNTIL(w.ready));
+	ASSERT_EQ(1, w.ready);
+
+	for (int i = 0; i < 20; i++) {
+		ASSERT_EQ(0, raw_ask(&b, 0, UPREEMPT_STOP, 0, &stop));
+		ASSERT_EQ(UPREEMPT_LANDED, stop.outcome);
+		ASSERT_EQ(0, raw_post(&a, t.slot, UPREEMPT_REDIRECT, 0, 0, &seq));
+		ASSERT_EQ(0, raw_ask(&a, t.slot, UPREEMPT_SAMPLE, 0, &sample));
+		ASSERT_EQ(stop.regs.rip, sample.regs.rip);
+		ASSERT_TRUE(raw_target_still(&t));
+		ASSERT_EQ(0, raw_release(&b, 0, stop.seq));
+		ASSERT_EQ(0, raw_wait(&a, t.slot, seq, RAW_LONG_MS, &sample));
+		ASSERT_EQ(UPREEMPT_LANDED, sample.outcome);
+		ASSERT_FALSE(sample.regs.rip - (uintptr_t)a.gate < 4096 ||
+			     sample.regs.rip - (uintptr_t)b.gate < 4096);
+		ASSERT_TRUE(raw_target_moves(&t));
+	}
+	ASSERT_EQ(0, raw_target_stop(&t));
+	raw_close(&a);
+	raw_close(&b);
+}
+
+RAW_TEST_MAIN
