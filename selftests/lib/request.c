@@ -233,6 +233,8 @@ TEST_F_TIMEOUT(request, only_the_thread_that_is_meant, 120)
 		ASSERT_EQ(upreempt_thread_tid(self->s[k].thread), ev.tid);
 		ASSERT_EQ((uintptr_t)&self->s[k].count, ev.regs.rdi);
 		want[k]++;
+		ASSERT_TRUE(UT_UNTIL(runs[k] == want[k]));
+		ASSERT_TRUE(ut_moves(&self->s[k]));
 	}
 	for (int k = 0; k < 3; k++) {
 		EXPECT_TRUE(UT_UNTIL(runs[k] >= want[k]));

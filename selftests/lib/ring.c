@@ -141,11 +141,13 @@ TEST_F_TIMEOUT(ring, full, 60)
 			break;
 	}
 	/* those that were kept back come now, or their time was over */
-	ut_sleep(50 * UT_MS);
-	while (got <= posted && upreempt_ring_peek(self->header)) {
-		got++;
-		upreempt_ring_consume(self->header);
-	}
+	UT_UNTIL(({
+		while (got <= posted && upreempt_ring_peek(self->header)) {
+			got++;
+			upreempt_ring_consume(self->header);
+		}
+		got + upreempt_ring_dropped(self->header) >= posted;
+	}));
 	EXPECT_LE(EVENTS, got);
 	EXPECT_EQ(posted, got + upreempt_ring_dropped(self->header));
 	/* and it works again */
@@ -282,13 +284,13 @@ TEST_F_TIMEOUT(ring, many_producers, 120)
 		}
 	}
 	/* the last ones may still be on their way */
-	UT_UNTIL(upreempt_ring_peek(self->header) ||
-		 got + upreempt_ring_dropped(self->header) == posted);
-	while (upreempt_ring_peek(self->header)) {
-		got++;
-		upreempt_ring_consume(self->header);
-		ut_sleep(UT_MS);
-	}
+	UT_UNTIL(({
+		while (upreempt_ring_peek(self->header)) {
+			got++;
+			upreempt_ring_consume(self->header);
+		}
+		got + upreempt_ring_dropped(self->header) == posted;
+	}));
 	EXPECT_EQ(posted, got + upreempt_ring_dropped(self->header));
 	EXPECT_LT(0, cookie_sum);
 	printf("# %llu posted, %llu records, %llu dropped\n", (unsigned long long)posted,

@@ -56,6 +56,9 @@ TEST_F_TIMEOUT(two, requests_stay_apart, 60)
 		ASSERT_EQ(UPREEMPT_LANDED, ev.outcome);
 		ASSERT_EQ((uintptr_t)&self->s[k].count, ev.regs.rdi);
 		want[k]++;
+		/* out of the handler again, or nearly: the next one is for the other */
+		ASSERT_TRUE(UT_UNTIL(runs[k] == want[k]));
+		ASSERT_TRUE(ut_moves(&self->s[k]));
 	}
 	for (int k = 0; k < 2; k++) {
 		EXPECT_TRUE(UT_UNTIL(runs[k] == want[k]));

@@ -28,6 +28,12 @@
 #define UT_MS	1000000ULL
 #define UT_SEC	1000000000ULL
 
+/* Remarks have to come out, also of a test that ends by _exit() */
+__attribute__((constructor)) static void ut_line_buffered(void)
+{
+	setvbuf(stdout, NULL, _IOLBF, 0);
+}
+
 static inline uint64_t ut_now(void)
 {
 	struct timespec ts;
