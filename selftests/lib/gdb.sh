@@ -33,6 +33,7 @@ look() { # NAME OUTPUT
 	say $? "$1: the backtrace goes through the landing${missing:+ (not in order:$missing)}"
 	grep -q 'resumed and ended' <<<"$2"
 	say $? "$1: and the program goes on to its end"
+	# shellcheck disable=SC2001 # each line
 	[ $failed = 0 ] || sed 's/^/# /' <<<"$2" | tail -n 30
 }
 

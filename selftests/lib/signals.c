@@ -58,7 +58,9 @@ TEST_F_TIMEOUT(signals, all_blocked_everywhere, 60)
 	ASSERT_EQ(0, ut_spinner_start(&s));
 	for (int i = 0; i < 1000; i++) {
 		ASSERT_EQ(0, ut_request(s.thread, 1 + i % 3, &ev));
-		ASSERT_EQ(UPREEMPT_LANDED, ev.outcome);
+		/* BLOCKED: it was just resuming through the kernel */
+		ASSERT_TRUE(ev.outcome == UPREEMPT_LANDED ||
+			    (ev.outcome == UPREEMPT_BLOCKED && 1 + i % 3 != UPREEMPT_REDIRECT));
 		if (i % 3 == 1)
 			ASSERT_EQ(0, upreempt_release(s.thread, ev.seq));
 	}

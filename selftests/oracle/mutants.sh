@@ -15,6 +15,7 @@ rm -rf "$DIR"
 mkdir -p "$DIR"
 
 # name | sed expression | needs this CPU flag
+# shellcheck disable=SC2016 # the dollars are the assembler's
 MUTANTS='
 flags are not restored              | s/^\tpopfq$/\tleaq\t8(%rsp), %rsp/
 only arithmetic flags are restored  | s/^#define FLAG_USER.*/#define FLAG_USER 0x8d5/

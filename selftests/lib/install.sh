@@ -1,12 +1,11 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1 OR MIT
-# The program in README.md is short, compiles as printed against an installed tree, and does what the README
-# says: natively with signals, and with the module in the test machine. Argument: the kernel series. Prints
-# TAP. Proves R1, U13, U20.
+# `make install` makes a tree from which a program builds and runs without the sources: the README's program, as
+# printed, through pkg-config and with every warning an error. Prints TAP. Proves U13.
 set -u
 TOP=$(cd "$(dirname "$0")/../.." && pwd)
 OUT=${OUT:-$TOP/out}
-DIR=$OUT/selftests/lib/readme
+DIR=$OUT/selftests/lib/install
 CC=${CC:-gcc}
 
 n=0
@@ -31,8 +30,8 @@ awk '/^```c$/ { inside = 1; text = ""; next }
 	/^```$/ && inside { if (text ~ /int main/) { printf "%s", text; exit } inside = 0 }
 	inside { text = text $0 "\n" }' "$TOP/README.md" >"$DIR/first.c"
 lines=$(wc -l <"$DIR/first.c")
-[ "$lines" -gt 0 ] && [ "$lines" -lt 40 ]
-say $? "README.md has a complete program of under 40 lines ($lines)"
+[ "$lines" -gt 0 ]
+say $? "README.md has a complete program ($lines lines)"
 
 make -s --no-print-directory -C "$TOP" OUT="$OUT" DESTDIR="$DIR/root" PREFIX=/usr install >"$DIR/log" 2>&1 </dev/null
 say $? "make install into a tree of its own" "$DIR/log"
@@ -48,17 +47,7 @@ say $? "it compiles as printed, through pkg-config, without a warning" "$DIR/log
 readelf -d "$DIR/first" 2>/dev/null | grep -q 'NEEDED.*libupreempt\.so\.0'
 say $? "and is linked with libupreempt.so.0"
 
-run() { # NAME COMMAND...
-	local name=$1
-	shift
-	"$@" >"$DIR/log" 2>&1 </dev/null && grep -qE '^LANDED at 0x[0-9a-f]+$' "$DIR/log"
-	say $? "$name: it prints where the thread stood" "$DIR/log"
-}
-run signal env UPREEMPT_BACKEND=signal timeout 30 "$DIR/first"
-if [ -n "${1:-}" ]; then
-	run "kmod, Linux $1" "$TOP/selftests/vm/run.sh" --kernel "$1" --module normal --timeout 200 \
-		--log "$OUT/check/readme-$1.log" --env "LD_LIBRARY_PATH=$LD_LIBRARY_PATH" \
-		--env UPREEMPT_BACKEND=kmod -- timeout 60 "$DIR/first"
-fi
+timeout 30 "$DIR/first" >"$DIR/log" 2>&1 </dev/null && grep -qE '^LANDED at 0x[0-9a-f]+$' "$DIR/log"
+say $? "it prints where the thread stood" "$DIR/log"
 echo "1..$n"
 exit $failed
