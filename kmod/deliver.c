@@ -24,7 +24,9 @@ static void up_capture(struct up_thread *t, struct upreempt_regs *r, const struc
 {
 	struct task_struct *task = t->task;
 
-	memset(r, 0, sizeof(*r));
+	/* Every field: the program sees all of it. */
+	r->reserved[0] = 0;
+	r->reserved[1] = 0;
 	r->r15 = regs->r15;
 	r->r14 = regs->r14;
 	r->r13 = regs->r13;
@@ -240,8 +242,8 @@ void up_ipi(void *info)
 	int where;
 
 	up_inject(ipi_delay);
-	/* Before we look: who was told EBUSY because of us is seen below. */
 	clear_bit(UP_IRQ_IPI, &t->irq_flags);
+	/* Before we look: who was told EBUSY because of us is seen below. */
 	smp_mb__after_atomic();
 	if (current == t->task) {
 		up_on_cpu(t, UP_FROM_IPI);

@@ -16,7 +16,7 @@
 #include "upreempt.h"
 
 LIST_HEAD(up_domains);
-DEFINE_MUTEX(up_domains_lock);
+DEFINE_MUTEX(up_domains_lock);	/* the lists of domains and of their threads */
 
 static atomic_t up_domain_ids = ATOMIC_INIT(0);
 

@@ -37,34 +37,30 @@ unsigned long up_gate_address(const struct up_thread *t)
 	return base ? base + t->domain->gate_off + t->index : 0;
 }
 
-static const struct up_gate_entry *up_gate_find(const struct up_thread *t,
-						const struct pt_regs *regs)
+static struct up_gate_entry *up_gate_find(struct up_thread *t, unsigned long ip, unsigned long sp)
 {
-	int i;
+	struct up_gate_entry *e;
 
-	if (regs->ip != up_gate_address(t))
+	if (!t->gates || ip != up_gate_address(t))
 		return NULL;
-	for (i = 0; i < UP_GATE_DEPTH; i++) {
-		const struct up_gate_entry *e = &t->gate[i];
-
-		if (e->ip && e->sp == regs->sp)
+	for (e = t->gate; e < t->gate + UP_GATE_DEPTH; e++)
+		if (e->ip && e->sp == sp)
 			return e;
-	}
 	return NULL;
 }
 
-/* The PC that user space has to see in @regs. */
-unsigned long up_gate_true_ip(const struct up_thread *t, const struct pt_regs *regs)
+/* The PC that user space has to see for @ip, with this stack pointer. */
+unsigned long up_gate_true_ip(struct up_thread *t, unsigned long ip, unsigned long sp)
 {
-	const struct up_gate_entry *e = up_gate_find(t, regs);
+	struct up_gate_entry *e = up_gate_find(t, ip, sp);
 
-	return e ? e->ip : regs->ip;
+	return e ? e->ip : ip;
 }
 
 /* Give the PC back. Context: the thread itself. Returns whether it was at the gate. */
 bool up_gate_undo(struct up_thread *t, struct pt_regs *regs)
 {
-	struct up_gate_entry *e = (struct up_gate_entry *)up_gate_find(t, regs);
+	struct up_gate_entry *e = up_gate_find(t, regs->ip, regs->sp);
 
 	if (!e)
 		return false;
@@ -85,16 +81,14 @@ bool up_gate_undo(struct up_thread *t, struct pt_regs *regs)
 void up_gate_mend_frame(struct up_thread *t, const struct pt_regs *regs)
 {
 	struct rt_sigframe __user *frame = (struct rt_sigframe __user *)regs->sp;
-	struct pt_regs interrupted = { };
 	struct up_gate_entry *e;
+	u64 ip, sp;
 
 	if (!t->gates || !up_at_signal_entry(regs) ||
-	    copy_from_user_nofault(&interrupted.ip, &frame->uc.uc_mcontext.ip,
-				   sizeof(interrupted.ip)) ||
-	    copy_from_user_nofault(&interrupted.sp, &frame->uc.uc_mcontext.sp,
-				   sizeof(interrupted.sp)))
+	    copy_from_user_nofault(&ip, &frame->uc.uc_mcontext.ip, sizeof(ip)) ||
+	    copy_from_user_nofault(&sp, &frame->uc.uc_mcontext.sp, sizeof(sp)))
 		return;
-	e = (struct up_gate_entry *)up_gate_find(t, &interrupted);
+	e = up_gate_find(t, ip, sp);
 	if (!e || copy_to_user_nofault(&frame->uc.uc_mcontext.ip, &e->ip, sizeof(e->ip)))
 		return;
 	e->ip = 0;

@@ -159,7 +159,7 @@ void up_request_complete(struct up_thread *t, struct up_request *r,
 	if (regs)
 		ev->regs = *regs;
 	else
-		ev->regs.rip = r->last_ip;
+		ev->regs = (struct upreempt_regs){ .rip = r->last_ip };
 
 	t->count.outcomes[outcome]++;
 	t->backoff_ns = 0;
@@ -298,10 +298,12 @@ static struct up_request *up_request_new(struct up_thread *t, const struct upree
 			r = &t->reqs[i];
 	if (!r)
 		return NULL;
-	memset(r, 0, sizeof(*r));
+	/* Every field but the registers, which come with the outcome: see up_request_complete(). */
 	INIT_LIST_HEAD(&r->node);
+	r->held = false;
 	r->flags = arg->flags;
 	r->deadline_ns = arg->deadline_ns;
+	r->last_ip = 0;
 	r->nobody = arg->flags & UPREEMPT_REQ_RING && !(arg->flags & UPREEMPT_REQ_WAIT);
 	r->reason = UPREEMPT_R_NOT_RUN;
 	r->event.seq = atomic64_inc_return(&t->domain->seq);
@@ -310,6 +312,8 @@ static struct up_request *up_request_new(struct up_thread *t, const struct upree
 	r->event.slot = t->index;
 	r->event.tid = t->tid;
 	r->event.kind = arg->kind;
+	r->event.attempts = 0;
+	r->event.reserved = 0;
 	r->state = UP_REQ_PENDING;
 	return r;
 }

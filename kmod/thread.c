@@ -121,21 +121,24 @@ static unsigned int up_registrations(void)
  */
 unsigned long up_thread_true_ip(struct task_struct *task, const struct pt_regs *regs)
 {
-	struct pt_regs at = *regs;
+	unsigned long ip = regs->ip, before;
 	struct preempt_notifier *pn;
+	struct up_thread *t;
 	unsigned int i;
 
 	/* Bounded: entries that were left by jumps may point at each other. */
 	for (i = 0; i < UP_MAX_REGISTRATIONS; i++) {
-		unsigned long before = at.ip;
-
-		hlist_for_each_entry(pn, &task->preempt_notifiers, link)
-			if (pn->ops == &up_preempt_ops)
-				at.ip = up_gate_true_ip(container_of(pn, struct up_thread, pn), &at);
-		if (at.ip == before)
+		before = ip;
+		hlist_for_each_entry(pn, &task->preempt_notifiers, link) {
+			if (pn->ops != &up_preempt_ops)
+				continue;
+			t = container_of(pn, struct up_thread, pn);
+			ip = up_gate_true_ip(t, ip, regs->sp);
+		}
+		if (ip == before)
 			break;
 	}
-	return at.ip;
+	return ip;
 }
 
 /* ---- references ----------------------------------------------------------- */

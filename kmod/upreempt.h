@@ -303,7 +303,7 @@ bool up_gate_enter(struct up_thread *t, struct pt_regs *regs);
 void up_gate_mend_frame(struct up_thread *t, const struct pt_regs *regs);
 bool up_gate_undo(struct up_thread *t, struct pt_regs *regs);
 void up_gate_left(struct up_thread *t, struct pt_regs *regs);
-unsigned long up_gate_true_ip(const struct up_thread *t, const struct pt_regs *regs);
+unsigned long up_gate_true_ip(struct up_thread *t, unsigned long ip, unsigned long sp);
 vm_fault_t up_gate_fault(struct up_domain *d, struct vm_fault *vmf);
 
 /* safepoint.c */

@@ -20,7 +20,8 @@
  * -----------
  * Every argument begins with its size in bytes. Less than the size in ABI 1 is
  * EINVAL; of two sizes the shorter is completed with zeros, and a longer one than
- * the module's is accepted when the rest is zero (E2BIG otherwise). Unknown flags and non-zero reserved words are EINVAL.
+ * the module's is accepted when the rest is zero (E2BIG otherwise). Unknown flags
+ * and non-zero reserved words are EINVAL.
  * Times are CLOCK_MONOTONIC nanoseconds, deadlines are absolute, 0 is "none".
  * 32-bit callers get ENOTTY.
  *
