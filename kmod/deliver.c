@@ -90,8 +90,11 @@ void up_frame_requests(struct up_thread *t, const struct pt_regs *regs, bool on_
 	enum upreempt_outcome out;
 	enum upreempt_frame frame;
 
+	/* Interrupted in user mode: the hook answers. (Only the thread itself changes gated.) */
+	if (on_cpu && !syscall && !READ_ONCE(t->gated))
+		return;
 	raw_spin_lock(&t->lock);
-	if (list_empty(&t->queue) || (on_cpu && !syscall && !t->gated))
+	if (list_empty(&t->queue))
 		goto unlock;
 
 	up_capture(t, &cap, regs);
@@ -335,7 +338,6 @@ static void up_redirect(struct up_thread *t, struct up_request *r, struct pt_reg
 	slot->seq = r->event.seq;
 	slot->cookie = r->event.cookie;
 	slot->request_ns = r->event.request_ns;
-	slot->landed_ns = ktime_get_ns();
 	WRITE_ONCE(slot->busy, 1);
 
 	if (up_guard(UP_GUARD_RED_ZONE))
@@ -372,9 +374,9 @@ static enum upreempt_reason up_verdict(struct up_thread *t, const struct up_requ
 /* Under t->lock. The samples show the thread before it was redirected. */
 static void up_hook_requests(struct up_thread *t, struct pt_regs *regs)
 {
-	struct up_request *r, *n, *redirect = NULL;
+	bool again = false, redirect = false;
 	struct upreempt_regs cap;
-	bool again = false;
+	struct up_request *r, *n;
 
 	if (list_empty(&t->queue))
 		return;
@@ -394,12 +396,14 @@ static void up_hook_requests(struct up_thread *t, struct pt_regs *regs)
 		}
 		trace_upreempt_deliver(t->domain->id, t->tid, r->event.seq, r->event.kind,
 				       cap.rip);
-		if (r->event.kind == UPREEMPT_REDIRECT) {
-			redirect = r;
+		if (r->event.kind == UPREEMPT_REDIRECT)
 			up_redirect(t, r, regs, &cap);
-		}
 		up_request_complete(t, r, UPREEMPT_LANDED, UPREEMPT_R_NONE,
 				    UPREEMPT_FRAME_USER, &cap);
+		if (r->event.kind == UPREEMPT_REDIRECT) {
+			redirect = true;
+			up_slot(t)->landed_ns = r->event.final_ns;
+		}
 	}
 	if (again)
 		up_retry_later(t);

@@ -398,7 +398,7 @@ static bool up_wait_over(const struct up_request *r, u64 seq, const struct up_th
 static void up_request_spin(struct up_thread *t, struct up_request *r, u64 seq,
 			    const struct up_thread *self)
 {
-	u64 end = ktime_get_ns() + UP_SPIN_NS;
+	u64 end = r->event.request_ns + UP_SPIN_NS;
 	unsigned int i;
 
 	if (r->deadline_ns)

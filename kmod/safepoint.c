@@ -21,11 +21,16 @@ static enum upreempt_reason up_check_rseq(unsigned long ip)
 {
 	struct rseq __user *area = up_current_rseq();
 	struct rseq_cs cs;
+	int bad;
 	u64 ptr;
 
 	if (!area || !up_guard(UP_GUARD_RSEQ))
 		return UPREEMPT_R_NONE;
-	if (copy_from_user_nofault(&ptr, &area->rseq_cs, sizeof(ptr)))
+	/* The kernel has checked the area's address; this read is in every redirect's way. */
+	pagefault_disable();
+	bad = __get_user(ptr, &area->rseq_cs);
+	pagefault_enable();
+	if (bad)
 		goto fault;
 	if (!ptr)
 		return UPREEMPT_R_NONE;
