@@ -65,7 +65,7 @@
 #include "inject.h"
 
 #define UP_MAX_SLOTS		16384U
-#define UP_MAX_EVENTS		(1U << 18)
+#define UP_MAX_EVENTS		262144U
 #define UP_MIN_EVENTS		16U
 #define UP_MAX_REQUESTS		16
 #define UP_LANDING_MAX		65536UL

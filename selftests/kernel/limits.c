@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1 OR MIT
-/* Proves U10, P19, P23: what a hostile or a careless program asks too much of ends typed, and nobody else pays. */
+/* Proves U10, M12: what a hostile or a careless program asks too much of ends typed, and nobody else pays. */
 #include "kselftest_harness.h"
 #include "../include/raw_target.h"
 
