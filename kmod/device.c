@@ -168,15 +168,13 @@ static struct up_thread *up_self(struct up_domain *d, u32 slot)
 static int up_unregister(struct up_domain *d, u32 slot)
 {
 	struct up_thread *t = up_self(d, slot);
-	unsigned long flags;
+	int ret;
 
 	if (IS_ERR(t))
 		return PTR_ERR(t);
-	local_irq_save(flags);
-	up_thread_detach(t);
-	local_irq_restore(flags);
+	ret = up_thread_leave(t);
 	up_thread_put(t);
-	return 0;
+	return ret;
 }
 
 static long up_ioc_register(struct up_domain *d, void __user *uarg)

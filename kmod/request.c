@@ -551,7 +551,7 @@ int up_request_cancel(struct up_thread *t, u64 seq)
  * @seq: the request
  *
  * Context: process.
- * Return: 0, -ENOENT.
+ * Return: 0, -ENOENT, -ESRCH (the thread has left meanwhile).
  */
 int up_request_release(struct up_thread *t, u64 seq)
 {
@@ -563,7 +563,7 @@ int up_request_release(struct up_thread *t, u64 seq)
 	raw_spin_lock_irqsave(&t->lock, flags);
 	r = up_request_find(t, seq);
 	if (!r || r->event.kind != UPREEMPT_STOP || (r->state == UP_REQ_DONE && !r->held))
-		ret = -ENOENT;
+		ret = t->dead ? -ESRCH : -ENOENT;
 	else if (r->state == UP_REQ_PENDING)
 		up_request_complete(t, r, UPREEMPT_CANCELLED, UPREEMPT_R_NONE,
 				    UPREEMPT_FRAME_NONE, NULL);

@@ -3,6 +3,7 @@
  * Registered threads: their life from REGISTER to the RCU-delayed free, and
  * the scheduler's callbacks that keep up_thread.where true.
  */
+#include <linux/freezer.h>
 #include <linux/module.h>
 #include <linux/pid.h>
 #include <linux/sched/mm.h>
@@ -256,21 +257,13 @@ void up_zombie_settle(struct up_thread *t)
 		up_thread_put(t);
 }
 
-/*
- * No more requests: what is queued ends with @outcome, what is held goes on, the
- * slot is free again. The notifiers stay until the thread itself takes them away.
- * Context: any, may be called more than once.
- */
-void up_thread_finish(struct up_thread *t, enum upreempt_outcome outcome)
+static void up_thread_finish_locked(struct up_thread *t, enum upreempt_outcome outcome)
 {
 	struct up_domain *d = t->domain;
-	unsigned long flags;
 
-	raw_spin_lock_irqsave(&t->lock, flags);
-	if (t->dead) {
-		raw_spin_unlock_irqrestore(&t->lock, flags);
+	lockdep_assert_held(&t->lock);
+	if (t->dead)
 		return;
-	}
 	t->dead = true;
 	t->closing = true;
 	up_request_drop_all(t, outcome);
@@ -281,8 +274,62 @@ void up_thread_finish(struct up_thread *t, enum upreempt_outcome outcome)
 	/* Only now may the slot be given to another thread. */
 	rcu_assign_pointer(d->threads[t->index], NULL);
 	atomic_dec(&d->nr_threads);
-	raw_spin_unlock_irqrestore(&t->lock, flags);
 	up_thread_wake(t);
+}
+
+/*
+ * No more requests: what is queued ends with @outcome, what is held goes on, the
+ * slot is free again. The notifiers stay until the thread itself takes them away.
+ * Context: any, may be called more than once.
+ */
+void up_thread_finish(struct up_thread *t, enum upreempt_outcome outcome)
+{
+	unsigned long flags;
+
+	raw_spin_lock_irqsave(&t->lock, flags);
+	up_thread_finish_locked(t, outcome);
+	raw_spin_unlock_irqrestore(&t->lock, flags);
+}
+
+/*
+ * As the thread itself, unless a STOP holds it: one that found it in the system call in
+ * which it wants to leave is as good as any other.
+ * Return: whether it took place.
+ */
+static bool up_thread_finish_free(struct up_thread *t)
+{
+	unsigned long flags;
+	bool free;
+
+	raw_spin_lock_irqsave(&t->lock, flags);
+	free = !t->hold;
+	if (free)
+		up_thread_finish_locked(t, UPREEMPT_GONE);
+	raw_spin_unlock_irqrestore(&t->lock, flags);
+	return free;
+}
+
+/**
+ * up_thread_leave - the current thread unregisters
+ * @t: its registration
+ *
+ * Context: process, sleeps while a STOP holds the thread.
+ * Return: 0, -ERESTARTNOINTR.
+ */
+int up_thread_leave(struct up_thread *t)
+{
+	unsigned long flags;
+
+	do {
+		/* A signal's handler runs after the release, as behind the gate. */
+		if (wait_event_freezable(t->gate_wait, !READ_ONCE(t->hold)))
+			return -ERESTARTNOINTR;
+	} while (!up_thread_finish_free(t));
+
+	local_irq_save(flags);
+	up_thread_detach(t);
+	local_irq_restore(flags);
+	return 0;
 }
 
 /*

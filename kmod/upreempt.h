@@ -256,6 +256,7 @@ struct up_thread *up_domain_zombie(struct up_domain *d, u32 slot, u64 seq);
 
 /* thread.c */
 int up_thread_register(struct up_domain *d, struct upreempt_register *reg);
+int up_thread_leave(struct up_thread *t);
 void up_thread_detach(struct up_thread *t);
 void up_thread_finish(struct up_thread *t, enum upreempt_outcome outcome);
 void up_thread_put(struct up_thread *t);

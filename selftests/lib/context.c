@@ -324,9 +324,9 @@ static void wait_for_inner(struct upreempt_context *ctx, void *arg)
 		runs++;
 		return;
 	}
-	outer_in = 1;
 	if (shut)
 		upreempt_disable();
+	outer_in = 1;			/* now the second one is asked for */
 	for (uint64_t end = ut_now() + (shut ? UT_SEC / 10 : 10 * UT_SEC);
 	     !inner_ran && ut_now() < end;)
 		;

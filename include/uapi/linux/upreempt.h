@@ -347,7 +347,7 @@ struct upreempt_stats {
 #define UPREEMPT_IOC_WAIT	_IOWR(UPREEMPT_IOC_MAGIC, 0x45, struct upreempt_wait)
 /* CANCEL. ENOENT: no such request. EALREADY: it is final. */
 #define UPREEMPT_IOC_CANCEL	_IOW(UPREEMPT_IOC_MAGIC, 0x46, struct upreempt_ref)
-/* RELEASE a STOP (pending ones are cancelled). ENOENT: no such STOP. */
+/* RELEASE a STOP (pending ones are cancelled). ENOENT: no such STOP. ESRCH: the thread left. */
 #define UPREEMPT_IOC_RELEASE	_IOW(UPREEMPT_IOC_MAGIC, 0x47, struct upreempt_ref)
 /* RESUME: load the registers into the calling thread; does not return when it worked. */
 #define UPREEMPT_IOC_RESUME	_IOW(UPREEMPT_IOC_MAGIC, 0x48, struct upreempt_resume)
