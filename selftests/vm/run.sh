@@ -181,7 +181,7 @@ qemu_arguments() {
 	# shellcheck disable=SC2054 # the commas are QEMU's
 	args+=(
 		-kernel "$kroot/vmlinuz" -initrd "$run/initramfs"
-		-append "console=ttyS0 quiet panic=-1 oops=panic softlockup_panic=1 hung_task_panic=1 nokaslr tsc=reliable $append"
+		-append "console=ttyS0 quiet panic=-1 oops=panic softlockup_panic=1 hung_task_panic=1 nokaslr tsc=reliable vsyscall=xonly $append"
 		-serial "file:$run/log"
 		-fsdev local,id=root,path=/,security_model=none,readonly=on,multidevs=remap
 		-device virtio-9p-pci,fsdev=root,mount_tag=root
