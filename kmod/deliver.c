@@ -214,13 +214,14 @@ void up_kick(struct up_thread *t)
 	unsigned long flags;
 	int where;
 
-	preempt_disable();
+	/* Before preemption is disabled: up_list_is_ours() asks what the timer interrupted. */
 	if (t->task == current) {
 		local_irq_save(flags);
 		up_on_cpu(t, in_hardirq() ? UP_FROM_TIMER : UP_FROM_SELF);
 		local_irq_restore(flags);
-		goto out;
+		return;
 	}
+	preempt_disable();
 	smp_mb();	/* E: attention before where; pairs with F in up_sched_in() */
 	where = atomic_read(&t->where);
 	up_inject(kick_delay);
@@ -234,7 +235,6 @@ void up_kick(struct up_thread *t)
 		if (!up_send_ipi(t, where))
 			up_thread_put(t);
 	}
-out:
 	preempt_enable();
 }
 
@@ -305,7 +305,7 @@ void up_arm(struct up_thread *t, enum up_arm_from from)
 	/* An IPI, or a kick of its own, may still find a thread that has detached itself. */
 	if (t->armed || atomic_read(&t->where) == UP_DEAD || current->flags & PF_EXITING)
 		return;
-	if (!up_list_is_ours()) {
+	if (!up_list_is_ours() || (from == UP_FROM_IPI && up_inject_take(refuse_arm))) {
 		raw_spin_lock(&t->lock);
 		up_retry_later(t);
 		raw_spin_unlock(&t->lock);

@@ -5,6 +5,8 @@
  *
  *	/sys/module/upreempt/parameters/guards               bits of enum up_guard that are OFF
  *	/sys/module/upreempt/parameters/inject_<point>_us    busy wait at that point
+ *	/sys/module/upreempt/parameters/inject_refuse_arm    so many IPIs may not arm the hook,
+ *	                                                     as in a section without preemption
  */
 #ifndef _UPREEMPT_INJECT_H
 #define _UPREEMPT_INJECT_H
@@ -33,6 +35,7 @@ extern unsigned int up_inject_kick_delay_us;
 extern unsigned int up_inject_hook_delay_us;
 extern unsigned int up_inject_sched_in_delay_us;
 extern unsigned int up_inject_gate_delay_us;
+extern unsigned int up_inject_refuse_arm;
 
 static inline bool up_guard(enum up_guard guard)
 {
@@ -49,12 +52,26 @@ static inline bool up_guard(enum up_guard guard)
 		}							\
 	} while (0)
 
+/* Counts down: true that many times. Racy by one, which its tests can bear. */
+static inline bool up_inject_count_down(unsigned int *left)
+{
+	unsigned int n = READ_ONCE(*left);
+
+	if (n)
+		WRITE_ONCE(*left, n - 1);
+	return n;
+}
+
+#define up_inject_take(what) up_inject_count_down(&up_inject_##what)
+
 #else
 
 static inline bool up_guard(enum up_guard guard)
 {
 	return true;
 }
+
+#define up_inject_take(what) false
 
 #define up_inject(point) do { } while (0)
 

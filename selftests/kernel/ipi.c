@@ -186,4 +186,30 @@ TEST_F(ipi, forward_guard_matters)
 	EXPECT_LT(0, lost);
 }
 
+/*
+ * The IPI comes into a section without preemption, where the list of hooks is not ours: the
+ * timer has to arm the hook instead. The thread never leaves its CPU, so nobody else helps.
+ */
+TEST_F(ipi, timer_arms_what_the_ipi_could_not)
+{
+	struct upreempt_event e;
+	struct raw_target t;
+
+	RAW_NEED_INJECT(self->r.fd);
+	raw_pin(0);
+	raw_target_init(&t, &self->r, raw_body_spin, RAW_LANDING);
+	t.cpu = 1;
+	ASSERT_EQ(0, raw_target_start(&t));
+	ASSERT_TRUE(raw_target_moves(&t));
+	for (int i = 0; i < 40; i++) {
+		raw_param("inject_refuse_arm", 1);
+		ASSERT_EQ(0, raw_ask(&self->r, t.slot, UPREEMPT_REDIRECT, 500, &e));
+		EXPECT_EQ(UPREEMPT_LANDED, e.outcome) {
+			TH_LOG("request %d: reason %u, %u attempts", i, e.reason, e.attempts);
+		}
+	}
+	EXPECT_EQ(0, raw_target_stop(&t));
+	EXPECT_EQ(0, t.wrong);
+}
+
 RAW_TEST_MAIN
