@@ -56,12 +56,6 @@ static void up_capture(struct up_thread *t, struct upreempt_regs *r, const struc
 	}
 }
 
-static bool up_in_syscall(const struct pt_regs *regs)
-{
-	/* A system call's number is an int; interrupts and exceptions store -1. */
-	return (int)regs->orig_ax >= 0;
-}
-
 /* A thread that is switched out with the frame of an interrupt or an exception. */
 static enum upreempt_reason up_why_off(const struct up_thread *t)
 {
@@ -102,6 +96,10 @@ void up_frame_requests(struct up_thread *t, const struct pt_regs *regs, bool on_
 	frame = syscall && !t->gated ? UPREEMPT_FRAME_SYSCALL : UPREEMPT_FRAME_USER;
 
 	list_for_each_entry_safe(r, n, &t->queue, node) {
+		if (r->grace_end_ns && !syscall && !t->gated) {
+			up_request_note(t, r, UPREEMPT_R_GRACE, cap.rip);
+			continue;
+		}
 		if (r->flags & UPREEMPT_REQ_RING && !up_ring_has_room(t->domain)) {
 			up_request_defer(t, r, UPREEMPT_R_RING_FULL, cap.rip);
 			up_retry_later(t);
@@ -112,7 +110,9 @@ void up_frame_requests(struct up_thread *t, const struct pt_regs *regs, bool on_
 			up_request_complete(t, r, out, UPREEMPT_R_NONE, frame, &cap);
 			break;
 		case UPREEMPT_STOP:
-			if (t->gated || (syscall && user_64bit_mode((struct pt_regs *)regs)))
+			if (up_world_owned_by(t))
+				up_request_note(t, r, UPREEMPT_R_STOPPER, cap.rip);
+			else if (t->gated || (syscall && user_64bit_mode((struct pt_regs *)regs)))
 				up_request_complete(t, r, out, UPREEMPT_R_NONE, frame, &cap);
 			else if (syscall)
 				up_request_note(t, r, UPREEMPT_R_NOT_64BIT, cap.rip);
@@ -182,6 +182,12 @@ restore:
 	local_irq_restore(flags);
 }
 
+/* Why the hook has to run at the thread's next return to user mode. */
+bool up_wanted(const struct up_thread *t)
+{
+	return READ_ONCE(t->attention) || up_world_holds(t);
+}
+
 /* ---- kick and arm ------------------------------------------------------------------ */
 
 /*
@@ -238,6 +244,19 @@ void up_kick(struct up_thread *t)
 	preempt_enable();
 }
 
+/**
+ * up_look - answer what a switched out thread's frame can answer, and interrupt nobody
+ * @t: the caller has set attention
+ *
+ * Context: as up_kick().
+ */
+void up_look(struct up_thread *t)
+{
+	smp_mb();	/* E */
+	if (atomic_read(&t->where) < 0)
+		up_off_cpu(t);
+}
+
 /* Context: IPI. The reference that up_kick() took is ours. */
 void up_ipi(void *info)
 {
@@ -259,7 +278,7 @@ void up_ipi(void *info)
 	 */
 	smp_mb();	/* as E */
 	where = atomic_read(&t->where);
-	if (READ_ONCE(t->attention) && up_guard(UP_GUARD_FORWARD)) {
+	if (up_wanted(t) && up_guard(UP_GUARD_FORWARD)) {
 		if (where >= 0 && where != smp_processor_id() && up_send_ipi(t, where))
 			return;		/* the reference went along */
 		if (where == UP_OFF || where == UP_PINNED)
@@ -281,7 +300,7 @@ void up_on_cpu(struct up_thread *t, enum up_arm_from from)
 		up_thread_finish(t, UPREEMPT_GONE);
 	else
 		up_frame_requests(t, task_pt_regs(current), true);
-	if (READ_ONCE(t->attention))
+	if (up_wanted(t))
 		up_arm(t, from);
 }
 
@@ -299,7 +318,7 @@ static bool up_list_is_ours(void)
 	return !up_in_syscall(task_pt_regs(current));
 }
 
-/* Context: interrupts off; @t is current and has attention. */
+/* Context: interrupts off; @t is current and wanted. */
 void up_arm(struct up_thread *t, enum up_arm_from from)
 {
 	/* An IPI, or a kick of its own, may still find a thread that has detached itself. */
@@ -354,16 +373,18 @@ static void up_redirect(struct up_thread *t, struct up_request *r, struct pt_reg
 
 /* What the hook says to one request: NONE grants it. */
 static enum upreempt_reason up_verdict(struct up_thread *t, const struct up_request *r,
-				       const struct pt_regs *regs, bool redirected)
+				       const struct pt_regs *regs, bool held, bool redirected)
 {
 	if (r->flags & UPREEMPT_REQ_RING && !up_ring_has_room(t->domain))
 		return UPREEMPT_R_RING_FULL;
 	switch (r->event.kind) {
 	case UPREEMPT_STOP:
-		return t->hold ? UPREEMPT_R_NONE : up_check_stop(t, regs);
+		if (up_world_owned_by(t))
+			return UPREEMPT_R_STOPPER;
+		return held || t->hold ? UPREEMPT_R_NONE : up_check_stop(t, regs);
 	case UPREEMPT_REDIRECT:
 		/* Held by us, or on its way into the gate of another domain. */
-		if (t->hold || up_thread_true_ip(current, regs) != regs->ip)
+		if (held || t->hold || up_thread_true_ip(current, regs) != regs->ip)
 			return UPREEMPT_R_HELD;
 		return redirected ? UPREEMPT_R_SLOT_BUSY : up_check_redirect(t, regs);
 	default:
@@ -371,8 +392,11 @@ static enum upreempt_reason up_verdict(struct up_thread *t, const struct up_requ
 	}
 }
 
-/* Under t->lock. The samples show the thread before it was redirected. */
-static void up_hook_requests(struct up_thread *t, struct pt_regs *regs)
+/*
+ * Under t->lock. The samples show the thread before it was redirected.
+ * @held: by a stop of the world
+ */
+static void up_hook_requests(struct up_thread *t, struct pt_regs *regs, bool held)
 {
 	bool again = false, redirect = false;
 	struct upreempt_regs cap;
@@ -382,8 +406,14 @@ static void up_hook_requests(struct up_thread *t, struct pt_regs *regs)
 		return;
 	up_capture(t, &cap, regs);
 	list_for_each_entry_safe(r, n, &t->queue, node) {
-		enum upreempt_reason reason = up_verdict(t, r, regs, redirect);
+		enum upreempt_reason reason;
 
+		if (r->grace_end_ns && !t->cooperating && !held) {
+			up_request_note(t, r, UPREEMPT_R_GRACE, cap.rip);
+			up_poll_set(t);
+			continue;
+		}
+		reason = up_verdict(t, r, regs, held, redirect);
 		if (up_reason_is_final(reason)) {
 			up_request_complete(t, r, UPREEMPT_UNSAFE, reason,
 					    UPREEMPT_FRAME_USER, &cap);
@@ -391,15 +421,15 @@ static void up_hook_requests(struct up_thread *t, struct pt_regs *regs)
 		}
 		if (reason) {
 			up_request_defer(t, r, reason, cap.rip);
-			again |= reason != UPREEMPT_R_HELD;
+			again |= reason != UPREEMPT_R_HELD && reason != UPREEMPT_R_STOPPER;
 			continue;
 		}
 		trace_upreempt_deliver(t->domain->id, t->tid, r->event.seq, r->event.kind,
 				       cap.rip);
 		if (r->event.kind == UPREEMPT_REDIRECT)
 			up_redirect(t, r, regs, &cap);
-		up_request_complete(t, r, UPREEMPT_LANDED, UPREEMPT_R_NONE,
-				    UPREEMPT_FRAME_USER, &cap);
+		up_request_complete(t, r, t->cooperating ? UPREEMPT_COOPERATED : UPREEMPT_LANDED,
+				    UPREEMPT_R_NONE, UPREEMPT_FRAME_USER, &cap);
 		if (r->event.kind == UPREEMPT_REDIRECT) {
 			redirect = true;
 			up_slot(t)->landed_ns = r->event.final_ns;
@@ -480,6 +510,7 @@ void up_hook(struct user_return_notifier *urn)
 {
 	struct up_thread *t = container_of(urn, struct up_thread, urn);
 	struct pt_regs *regs = task_pt_regs(current);
+	bool held;
 
 	/* Cannot be while sched_out disarms. */
 	if (WARN_ON_ONCE(current != t->task && up_guard(UP_GUARD_SCHED_OUT)))
@@ -501,11 +532,16 @@ void up_hook(struct user_return_notifier *urn)
 		up_gate_mend_frame(t, regs);
 	if (t->resume_valid)
 		up_resume_apply(t, regs);
-	up_hook_requests(t, regs);
-	if (t->hold && !up_gate_enter(t, regs))
+	/* A handler that was entered on the way back from POLL came by no will of its own. */
+	if (t->cooperating && up_at_signal_entry(regs))
+		t->cooperating = false;
+	held = up_world_hook(t, regs);
+	up_hook_requests(t, regs, held);
+	if ((t->hold || held) && !up_gate_enter(t, regs))
 		up_retry_later(t);
+	t->cooperating = false;
 	up_attention_update(t);
-	if (!t->attention)
+	if (!up_wanted(t))
 		up_disarm(t);
 	raw_spin_unlock(&t->lock);
 }

@@ -24,7 +24,8 @@ MODULE_PARM_DESC(device_mode, "permissions of /dev/upreempt (default 0660; 0666 
 #define UP_FEATURE_INJECT	0
 #endif
 #define UP_FEATURES	(UPREEMPT_F_SAMPLE | UPREEMPT_F_STOP | UPREEMPT_F_REDIRECT | \
-			 UPREEMPT_F_RESUME | UPREEMPT_F_RING | \
+			 UPREEMPT_F_RESUME | UPREEMPT_F_RING | UPREEMPT_F_WORLD | \
+			 UPREEMPT_F_GRACE | \
 			 (IS_ENABLED(CONFIG_RSEQ) ? UPREEMPT_F_RSEQ : 0) | \
 			 UP_FEATURE_INJECT)
 #define UP_REQUEST_FLAGS (UPREEMPT_REQ_WAIT | UPREEMPT_REQ_RING | UPREEMPT_REQ_OR_BLOCKED)
@@ -236,7 +237,7 @@ static long up_ioc_request(struct up_domain *d, void __user *uarg)
 	if (ret)
 		return ret;
 	if (req.flags & ~UP_REQUEST_FLAGS || !req.kind || req.kind >= UPREEMPT_KIND_MAX ||
-	    req.reserved[0] || req.reserved[1] || req.reserved[2] ||
+	    req.reserved[0] || req.reserved[1] ||
 	    (req.flags & UPREEMPT_REQ_OR_BLOCKED && req.kind != UPREEMPT_REDIRECT))
 		return -EINVAL;
 	t = up_target(d, req.slot);
@@ -350,6 +351,47 @@ static long up_ioc_check(struct up_domain *d, u32 slot)
 	return 0;
 }
 
+/* The caller may be stopped here: what waits for it is granted at this call's return. */
+static long up_ioc_poll(struct up_domain *d, u32 slot)
+{
+	struct up_thread *t = up_self(d, slot);
+	unsigned long flags;
+
+	if (IS_ERR(t))
+		return PTR_ERR(t);
+	local_irq_save(flags);
+	if (up_wanted(t)) {
+		t->cooperating = true;
+		up_arm(t, UP_FROM_SELF);
+	}
+	local_irq_restore(flags);
+	up_thread_put(t);
+	return 0;
+}
+
+#define UP_WORLD_FLAGS	(UPREEMPT_WORLD_ALL | UPREEMPT_WORLD_REGISTERED | UPREEMPT_WORLD_TRY)
+
+static long up_ioc_world_stop(struct up_domain *d, void __user *uarg)
+{
+	size_t out = offsetof(struct upreempt_world, depth);
+	struct upreempt_world w;
+	int ret = up_arg_get(&w, sizeof(w), uarg);
+
+	if (ret)
+		return ret;
+	if (w.flags & ~UP_WORLD_FLAGS || w.reserved[0] || w.reserved[1])
+		return -EINVAL;
+	memset((void *)&w + out, 0, sizeof(w) - out);
+	ret = up_world_stop(d, &w);
+	/* A stop that was undone has its report too. */
+	if ((!ret || w.final_ns) && up_arg_put(uarg, &w, sizeof(w))) {
+		if (!ret)
+			up_world_start(d);
+		ret = -EFAULT;
+	}
+	return ret;
+}
+
 static long up_dispatch(struct up_domain *d, unsigned int cmd, void __user *uarg)
 {
 	if (cmd == UPREEMPT_IOC_QUERY)
@@ -380,6 +422,12 @@ static long up_dispatch(struct up_domain *d, unsigned int cmd, void __user *uarg
 		return up_ioc_eventfd(d, uarg);
 	case UPREEMPT_IOC_STATS:
 		return up_ioc_stats(d, uarg);
+	case UPREEMPT_IOC_POLL:
+		return up_ioc_poll(d, (unsigned long)uarg);
+	case UPREEMPT_IOC_WORLD_STOP:
+		return up_ioc_world_stop(d, uarg);
+	case UPREEMPT_IOC_WORLD_START:
+		return uarg ? -EINVAL : up_world_start(d);
 	case UPREEMPT_IOC_CHECK:
 		return up_ioc_check(d, (unsigned long)uarg);
 	default:

@@ -144,8 +144,11 @@ int up_domain_setup(struct up_domain *d, struct upreempt_setup *s)
 	d->threads = kvcalloc(s->nr_slots, sizeof(*d->threads), GFP_KERNEL_ACCOUNT);
 	if (!d->threads)
 		goto unlock;
-	ret = up_pages_alloc(d, s->gate_off >> PAGE_SHIFT);
+	ret = up_world_init(d);
+	if (!ret)
+		ret = up_pages_alloc(d, s->gate_off >> PAGE_SHIFT);
 	if (ret) {
+		up_world_free(d);
 		kvfree(d->threads);
 		d->threads = NULL;
 		goto unlock;
@@ -252,6 +255,7 @@ static void up_domain_reap(struct work_struct *work)
 	mutex_unlock(&up_domains_lock);
 
 	irq_work_sync(&d->wake);
+	up_world_free(d);
 	if (d->eventfd)
 		eventfd_ctx_put(d->eventfd);
 	up_pages_free(d);
@@ -372,6 +376,8 @@ void up_domain_close(struct up_domain *d)
 	LIST_HEAD(zombies);
 	u32 i;
 
+	if (d->ready)
+		up_world_close(d);
 	for (i = 0; i < d->nr_slots; i++) {
 		t = up_domain_thread(d, i);
 		if (!t)

@@ -37,6 +37,15 @@ unsigned long up_gate_address(const struct up_thread *t)
 	return base ? base + t->domain->gate_off + t->index : 0;
 }
 
+/* What slot.trigger holds while nobody wants the thread: its slot, which can be read. */
+unsigned long up_trigger_address(const struct up_thread *t)
+{
+	const struct up_domain *d = t->domain;
+	unsigned long base = READ_ONCE(d->uaddr);
+
+	return base ? base + ((void *)up_slot(t) - d->mem) : 0;
+}
+
 static struct up_gate_entry *up_gate_find(struct up_thread *t, unsigned long ip, unsigned long sp)
 {
 	struct up_gate_entry *e;
@@ -154,16 +163,29 @@ static bool up_gate_leave(struct up_thread *t, bool interrupted)
 	bool stay;
 
 	raw_spin_lock_irqsave(&t->lock, flags);
-	stay = t->hold && !interrupted && !t->closing;
+	stay = (t->hold || up_world_holds(t)) && !interrupted && !t->closing;
 	if (!stay)
 		t->gated = false;
 	raw_spin_unlock_irqrestore(&t->lock, flags);
 	return stay;
 }
 
-static bool up_gate_open(const struct up_thread *t)
+/*
+ * Wait until neither a STOP nor a stop of the world holds the current thread.
+ * Return: 0 (or it is closing), -ERESTARTSYS.
+ */
+int up_held_wait(struct up_thread *t)
 {
-	return !READ_ONCE(t->hold) || READ_ONCE(t->closing);
+	int ret;
+
+	do {
+		ret = wait_event_freezable(t->gate_wait, !READ_ONCE(t->hold) ||
+					   READ_ONCE(t->closing));
+		if (!ret)
+			ret = wait_event_freezable(t->domain->world.gate, !up_world_holds(t) ||
+						   READ_ONCE(t->closing));
+	} while (!ret && !READ_ONCE(t->closing) && (READ_ONCE(t->hold) || up_world_holds(t)));
+	return ret;
 }
 
 static void up_gate_wait(struct up_thread *t, unsigned long ip)
@@ -174,20 +196,44 @@ static void up_gate_wait(struct up_thread *t, unsigned long ip)
 	trace_upreempt_gate(t->domain->id, t->tid, true, ip);
 	up_inject(gate_delay);
 	raw_spin_lock_irqsave(&t->lock, flags);
-	t->gated = t->hold && !t->closing;
+	t->gated = (t->hold || up_world_holds(t)) && !t->closing;
 	t->count.gated++;
 	up_attention_update(t);		/* no longer on its way */
 	raw_spin_unlock_irqrestore(&t->lock, flags);
 	do {
-		ret = wait_event_freezable(t->gate_wait, up_gate_open(t));
+		ret = up_held_wait(t);
 	} while (up_gate_leave(t, ret));
 	trace_upreempt_gate(t->domain->id, t->tid, false, ip);
 
 	/* Not asleep since the last arming, or woken by a signal: the hook decides. */
 	local_irq_save(flags);
-	if (READ_ONCE(t->attention))
+	if (up_wanted(t))
 		up_arm(t, UP_FROM_GATE);
 	local_irq_restore(flags);
+}
+
+/*
+ * A poll by slot.trigger: the thread has read its own byte of the gate by "test %al,(%rax)".
+ * Go on behind that, by way of the hook. Context: as up_gate_fault().
+ */
+static bool up_gate_polled(struct up_thread *t, struct pt_regs *regs)
+{
+	u8 code[2];
+	unsigned long flags;
+
+	if (regs->ip >= TASK_SIZE_MAX ||
+	    copy_from_user_nofault(code, (void __user *)regs->ip, sizeof(code)) ||
+	    code[0] != 0x84 || code[1] != 0)
+		return false;
+	regs->ip += sizeof(code);
+	WRITE_ONCE(up_slot(t)->trigger, up_trigger_address(t));
+	WRITE_ONCE(up_slot(t)->poll, 0);
+	local_irq_save(flags);
+	t->cooperating = true;
+	if (up_wanted(t))
+		up_arm(t, UP_FROM_GATE);
+	local_irq_restore(flags);
+	return true;
 }
 
 /**
@@ -215,6 +261,11 @@ vm_fault_t up_gate_fault(struct up_domain *d, struct vm_fault *vmf)
 	t = up_domain_thread(d, index);
 	if (!t)
 		return VM_FAULT_SIGBUS;
+	if (t->task == current && !(vmf->flags & FAULT_FLAG_INSTRUCTION) &&
+	    up_gate_polled(t, regs)) {
+		up_thread_put(t);
+		return VM_FAULT_NOPAGE;
+	}
 	entered = t->task == current && up_gate_undo(t, regs);
 	/* Not: a jump to here by the program, a load. But maybe switched out in this fault. */
 	if (!entered && (t->task != current || !(vmf->flags & FAULT_FLAG_INSTRUCTION) ||

@@ -70,6 +70,14 @@ void up_retry_later(struct up_thread *t)
 	up_timer_at(t, ktime_get_ns() + t->backoff_ns);
 }
 
+/* The earlier of two times, of which 0 is none. */
+static u64 up_earlier(u64 a, u64 b)
+{
+	return !a || (b && b < a) ? b : a;
+}
+
+static void up_wake_waiting(struct up_thread *t);
+
 enum hrtimer_restart up_timer(struct hrtimer *timer)
 {
 	struct up_thread *t = container_of(timer, struct up_thread, timer);
@@ -81,21 +89,26 @@ enum hrtimer_restart up_timer(struct hrtimer *timer)
 	raw_spin_lock_irqsave(&t->lock, flags);
 	t->timer_ns = 0;
 	list_for_each_entry_safe(r, n, &t->queue, node) {
-		if (!r->deadline_ns)
-			continue;
-		if (r->deadline_ns <= now)
+		if (r->deadline_ns && r->deadline_ns <= now) {
 			up_request_complete(t, r, UPREEMPT_UNSAFE, r->reason,
 					    UPREEMPT_FRAME_NONE, NULL);
-		else if (!next || r->deadline_ns < next)
-			next = r->deadline_ns;
+			continue;
+		}
+		if (r->grace_end_ns && r->grace_end_ns <= now)
+			r->grace_end_ns = 0;
+		next = up_earlier(next, r->deadline_ns);
+		next = up_earlier(next, r->grace_end_ns);
 	}
 	if (next)
 		up_timer_at(t, next);
-	more = READ_ONCE(t->attention);
+	up_attention_update(t);
+	more = up_wanted(t);
 	raw_spin_unlock_irqrestore(&t->lock, flags);
 
 	if (more)
 		up_kick(t);
+	if (READ_ONCE(t->waits_for))
+		up_wake_waiting(t);
 	return HRTIMER_NORESTART;
 }
 
@@ -110,7 +123,7 @@ void up_attention_update(struct up_thread *t)
 	lockdep_assert_held(&t->lock);
 	list_for_each_entry(r, &t->queue, node) {
 		attention |= UP_ATT_PENDING;
-		if (r->event.kind == UPREEMPT_REDIRECT && !r->event.attempts)
+		if (r->event.kind == UPREEMPT_REDIRECT && !r->event.attempts && !r->grace_end_ns)
 			attention |= UP_ATT_WANTED;
 	}
 	if (t->hold)
@@ -122,12 +135,12 @@ void up_attention_update(struct up_thread *t)
 	WRITE_ONCE(t->attention, attention);
 
 	if (!t->dead) {
-		WRITE_ONCE(up_slot(t)->pending, !!(attention & UP_ATT_PENDING));
+		WRITE_ONCE(up_slot(t)->pending, attention & UP_ATT_PENDING || up_world_waits(t));
 		WRITE_ONCE(up_slot(t)->held, t->hold);
 		WRITE_ONCE(up_slot(t)->at_gate, READ_ONCE(t->gates));
 	}
 	/* HOLD and CLOSE may need the timer too: up_arm() could not arm the hook. */
-	if (!attention && t->timer_ns && hrtimer_try_to_cancel(&t->timer) >= 0)
+	if (!attention && !up_world_waits(t) && t->timer_ns && hrtimer_try_to_cancel(&t->timer) >= 0)
 		t->timer_ns = 0;
 }
 
@@ -163,8 +176,8 @@ void up_request_complete(struct up_thread *t, struct up_request *r,
 
 	t->count.outcomes[outcome]++;
 	t->backoff_ns = 0;
-	if (ev->kind == UPREEMPT_STOP &&
-	    (outcome == UPREEMPT_LANDED || outcome == UPREEMPT_BLOCKED)) {
+	if (ev->kind == UPREEMPT_STOP && (outcome == UPREEMPT_LANDED ||
+	    outcome == UPREEMPT_COOPERATED || outcome == UPREEMPT_BLOCKED)) {
 		r->held = true;
 		t->hold++;
 	}
@@ -309,6 +322,9 @@ static struct up_request *up_request_new(struct up_thread *t, const struct upree
 	r->event.seq = atomic64_inc_return(&t->domain->seq);
 	r->event.cookie = arg->cookie;
 	r->event.request_ns = ktime_get_ns();
+	r->grace_end_ns = arg->grace_ns ? r->event.request_ns + arg->grace_ns : 0;
+	if (r->grace_end_ns < r->event.request_ns && arg->grace_ns)
+		r->grace_end_ns = U64_MAX;
 	r->event.slot = t->index;
 	r->event.tid = t->tid;
 	r->event.kind = arg->kind;
@@ -335,6 +351,7 @@ int up_request_submit(struct up_thread *t, struct upreempt_request *arg)
 {
 	struct up_request *r;
 	unsigned long flags;
+	bool gently;
 	int ret;
 
 	ret = up_request_check(t, arg);
@@ -367,11 +384,20 @@ int up_request_submit(struct up_thread *t, struct upreempt_request *arg)
 				    UPREEMPT_FRAME_NONE, NULL);
 	else if (r->deadline_ns && !(r->flags & UPREEMPT_REQ_WAIT))
 		up_timer_at(t, r->deadline_ns);	/* else: when the waiter goes to sleep */
+	if (r->state == UP_REQ_PENDING && r->grace_end_ns) {
+		up_timer_at(t, r->grace_end_ns);
+		up_poll_set(t);
+	}
+	gently = r->grace_end_ns;
 	up_attention_update(t);
 	raw_spin_unlock_irqrestore(&t->lock, flags);
 
-	if (READ_ONCE(t->attention))
-		up_kick(t);
+	if (READ_ONCE(t->attention)) {
+		if (gently)
+			up_look(t);
+		else
+			up_kick(t);
+	}
 	/* After up_kick()'s barrier E: a waiter sets waits_for, then looks at attention. */
 	if (READ_ONCE(t->waits_for))
 		up_wake_waiting(t);

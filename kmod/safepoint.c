@@ -51,26 +51,47 @@ bool up_at_signal_entry(const struct pt_regs *regs)
 	       regs->di - 1 < _NSIG && !regs->ax;
 }
 
-static bool up_in_uprobe(void)
+static bool up_in_uprobe(const struct task_struct *task)
 {
 #ifdef CONFIG_UPROBES
-	return current->utask && current->utask->active_uprobe;
+	return task->utask && task->utask->active_uprobe;
 #else
 	return false;
 #endif
 }
 
-static enum upreempt_reason up_check_common(struct up_thread *t, const struct pt_regs *regs)
+/* What can be said of a thread that is switched out, too. */
+static enum upreempt_reason up_check_frame(struct up_thread *t, const struct pt_regs *regs,
+					   unsigned long ip)
 {
-	if (regs->ip >= TASK_SIZE_MAX)
+	if (ip >= TASK_SIZE_MAX)
 		return UPREEMPT_R_KERNEL_IP;
 	if (!user_64bit_mode((struct pt_regs *)regs))
 		return UPREEMPT_R_NOT_64BIT;
-	if (up_in_uprobe())
+	if (up_in_uprobe(t->task))
 		return UPREEMPT_R_UPROBE;
 	if (READ_ONCE(up_slot(t)->nopreempt))
 		return UPREEMPT_R_DISABLED;
-	return up_check_rseq(regs->ip);
+	return UPREEMPT_R_NONE;
+}
+
+static enum upreempt_reason up_check_common(struct up_thread *t, const struct pt_regs *regs)
+{
+	enum upreempt_reason reason = up_check_frame(t, regs, regs->ip);
+
+	return reason ? reason : up_check_rseq(regs->ip);
+}
+
+/*
+ * Context: @t is kept from running. NONE: it may be held where it is, before its next user
+ * instruction. An rseq section needs no look: to have been switched out aborts it.
+ */
+enum upreempt_reason up_check_off(struct up_thread *t, const struct pt_regs *regs,
+				  unsigned long ip)
+{
+	if (!up_gate_address(t))
+		return UPREEMPT_R_NO_GATE;
+	return up_check_frame(t, regs, ip);
 }
 
 /* Context: the hook, under t->lock. NONE: the thread may be held here. */

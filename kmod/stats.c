@@ -105,6 +105,9 @@ int up_stats_get(struct up_domain *d, struct upreempt_stats *s)
 	s->dropped = READ_ONCE(d->ring.dropped);
 	s->threads = atomic_read(&d->nr_threads);
 	if (slot == UPREEMPT_ALL_SLOTS) {
+		s->world_stops = READ_ONCE(d->world.stops);
+		s->world_ns = READ_ONCE(d->world.ns);
+		s->world_late = READ_ONCE(d->world.late_sum);
 		mutex_lock(&up_domains_lock);
 		up_domain_counters(d, &c);
 		mutex_unlock(&up_domains_lock);

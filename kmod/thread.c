@@ -36,6 +36,7 @@ static void up_sched_in(struct preempt_notifier *pn, int cpu)
 	unsigned long flags;
 
 	up_inject(sched_in_delay);
+	up_world_running(t);
 	/* F: full barrier, pairs with E in up_kick(). Pinned: somebody copies our frame. */
 	while (unlikely(atomic_cmpxchg(&t->where, UP_OFF, cpu) == UP_PINNED)) {
 		WRITE_ONCE(t->arrived, true);
@@ -43,7 +44,9 @@ static void up_sched_in(struct preempt_notifier *pn, int cpu)
 	}
 	WRITE_ONCE(t->arrived, false);
 
-	if (likely(!READ_ONCE(t->attention) && !up_thread_moved_on(t)))
+	if (unlikely(READ_ONCE(t->w_listed)))
+		up_world_sched_in(t);
+	if (likely(!up_wanted(t) && !up_thread_moved_on(t)))
 		return;
 	local_irq_save(flags);
 	up_on_cpu(t, UP_FROM_SCHED_IN);
@@ -76,7 +79,11 @@ static void up_sched_out(struct preempt_notifier *pn, struct task_struct *next)
 			up_gate_left(t, task_pt_regs(current));
 		if (unlikely(READ_ONCE(t->attention) & UP_ATT_PENDING))
 			up_frame_requests(t, task_pt_regs(current), false);
+		up_world_sched_out(t, task_pt_regs(current));
 	}
+	/* Not before all registrations of the thread are listed: see world.c. */
+	if (!pn->link.next)
+		up_world_running(NULL);
 	atomic_set_release(&t->where, UP_OFF);
 }
 
@@ -97,6 +104,25 @@ struct up_thread *up_thread_current(void)
 			t = container_of(pn, struct up_thread, pn);
 			break;
 		}
+	}
+	preempt_enable();
+	return t;
+}
+
+/* The registration of @task in @d, or NULL. @task is current, or one of its own is pinned. */
+struct up_thread *up_thread_in(struct task_struct *task, const struct up_domain *d)
+{
+	struct up_thread *t = NULL;
+	struct preempt_notifier *pn;
+
+	preempt_disable();
+	hlist_for_each_entry(pn, &task->preempt_notifiers, link) {
+		if (pn->ops != &up_preempt_ops)
+			continue;
+		t = container_of(pn, struct up_thread, pn);
+		if (t->domain == d && !READ_ONCE(t->dead))
+			break;
+		t = NULL;
 	}
 	preempt_enable();
 	return t;
@@ -266,6 +292,7 @@ static void up_thread_finish_locked(struct up_thread *t, enum upreempt_outcome o
 		return;
 	t->dead = true;
 	t->closing = true;
+	up_world_gone(t);
 	up_request_drop_all(t, outcome);
 	up_attention_update(t);
 	WRITE_ONCE(up_slot(t)->tid, 0);
@@ -302,7 +329,7 @@ static bool up_thread_finish_free(struct up_thread *t)
 	bool free;
 
 	raw_spin_lock_irqsave(&t->lock, flags);
-	free = !t->hold;
+	free = !t->hold && !up_world_holds(t);
 	if (free)
 		up_thread_finish_locked(t, UPREEMPT_GONE);
 	raw_spin_unlock_irqrestore(&t->lock, flags);
@@ -313,16 +340,18 @@ static bool up_thread_finish_free(struct up_thread *t)
  * up_thread_leave - the current thread unregisters
  * @t: its registration
  *
- * Context: process, sleeps while a STOP holds the thread.
- * Return: 0, -ERESTARTNOINTR.
+ * Context: process, sleeps while a STOP or a stop of the world holds the thread.
+ * Return: 0, -EBUSY (it has stopped the world), -ERESTARTNOINTR.
  */
 int up_thread_leave(struct up_thread *t)
 {
 	unsigned long flags;
 
+	if (up_world_owned_by(t))
+		return -EBUSY;
 	do {
 		/* A signal's handler runs after the release, as behind the gate. */
-		if (wait_event_freezable(t->gate_wait, !READ_ONCE(t->hold)))
+		if (up_held_wait(t))
 			return -ERESTARTNOINTR;
 	} while (!up_thread_finish_free(t));
 
@@ -341,6 +370,8 @@ void up_thread_detach(struct up_thread *t)
 	up_thread_finish(t, UPREEMPT_GONE);
 	up_disarm(t);
 	preempt_notifier_unregister(&t->pn);
+	if (hlist_empty(&current->preempt_notifiers))
+		up_world_running(NULL);
 	atomic_set(&t->where, UP_DEAD);
 	up_thread_put(t);
 }
@@ -413,6 +444,8 @@ static void up_thread_init(struct up_thread *t, struct up_domain *d, u32 index,
 	raw_spin_lock_init(&t->lock);
 	INIT_LIST_HEAD(&t->queue);
 	INIT_LIST_HEAD(&t->zombie_node);
+	INIT_LIST_HEAD(&t->w_off);
+	INIT_LIST_HEAD(&t->w_late);
 	init_waitqueue_head(&t->wait);
 	init_waitqueue_head(&t->gate_wait);
 	init_irq_work(&t->irq_work, up_thread_irq_work);
@@ -463,13 +496,21 @@ int up_thread_register(struct up_domain *d, struct upreempt_register *reg)
 
 	slot = up_slot(t);
 	memset(slot, 0, sizeof(*slot));
+	WRITE_ONCE(slot->trigger, up_trigger_address(t));
 	WRITE_ONCE(slot->tid, t->tid);
 
 	preempt_disable();
+	up_world_running(t);
 	atomic_set(&t->where, smp_processor_id());
 	preempt_notifier_register(&t->pn);
 	atomic_inc(&d->nr_threads);
 	rcu_assign_pointer(d->threads[t->index], t);
+	/* A stop of the world that did not see us: we see it, as in sched_in (F). */
+	smp_mb();
+	local_irq_disable();
+	if (up_wanted(t))
+		up_arm(t, UP_FROM_SELF);
+	local_irq_enable();
 	preempt_enable();
 	mutex_unlock(&d->mutex);
 

@@ -12,6 +12,10 @@
  *	upreempt_gate      a thread is held (enter) or goes on (leave)
  *	upreempt_resume    registers were loaded through the kernel
  *	upreempt_refuse    an ioctl was refused, with its errno
+ *	upreempt_world_stop     a thread has begun to stop the world
+ *	upreempt_world_thread   a thread stood that was not in a system call
+ *	upreempt_world_stopped  the end of the call, with its counts
+ *	upreempt_world_start    the world goes on
  */
 #undef TRACE_SYSTEM
 #define TRACE_SYSTEM upreempt
@@ -217,6 +221,100 @@ TRACE_EVENT(upreempt_refuse,
 		__entry->error = error;
 	),
 	TP_printk("cmd=0x%x error=%d", __entry->cmd, __entry->error)
+);
+
+TRACE_EVENT(upreempt_world_stop,
+	TP_PROTO(u32 domain, u32 tid, u64 grace_ns),
+	TP_ARGS(domain, tid, grace_ns),
+	TP_STRUCT__entry(
+		__field(u32, domain)
+		__field(u32, tid)
+		__field(u64, grace_ns)
+	),
+	TP_fast_assign(
+		__entry->domain = domain;
+		__entry->tid = tid;
+		__entry->grace_ns = grace_ns;
+	),
+	TP_printk("domain=%u by=%u grace_ns=%llu", __entry->domain, __entry->tid,
+		  __entry->grace_ns)
+);
+
+TRACE_EVENT(upreempt_world_thread,
+	TP_PROTO(u32 domain, u32 tid, u32 how, u32 reason, u32 attempts, u64 ip, u64 ns),
+	TP_ARGS(domain, tid, how, reason, attempts, ip, ns),
+	TP_STRUCT__entry(
+		__field(u32, domain)
+		__field(u32, tid)
+		__field(u32, how)
+		__field(u32, reason)
+		__field(u32, attempts)
+		__field(u64, ip)
+		__field(u64, ns)
+	),
+	TP_fast_assign(
+		__entry->domain = domain;
+		__entry->tid = tid;
+		__entry->how = how;
+		__entry->reason = reason;
+		__entry->attempts = attempts;
+		__entry->ip = ip;
+		__entry->ns = ns;
+	),
+	TP_printk("domain=%u tid=%u how=%s reason=%u attempts=%u ip=0x%llx ns=%llu",
+		  __entry->domain, __entry->tid,
+		  __print_symbolic(__entry->how, { 2, "LANDED" }, { 3, "PREEMPTED" },
+				   { 4, "COOPERATED" }, { 5, "BLOCKED" }),
+		  __entry->reason, __entry->attempts, __entry->ip, __entry->ns)
+);
+
+TRACE_EVENT(upreempt_world_stopped,
+	TP_PROTO(u32 domain, u32 tid, const struct upreempt_world *r),
+	TP_ARGS(domain, tid, r),
+	TP_STRUCT__entry(
+		__field(u32, domain)
+		__field(u32, tid)
+		__field(u32, threads)
+		__field(u32, landed)
+		__field(u32, preempted)
+		__field(u32, cooperated)
+		__field(u32, blocked)
+		__field(u32, stragglers)
+		__field(u32, slowest)
+		__field(u64, ns)
+	),
+	TP_fast_assign(
+		__entry->domain = domain;
+		__entry->tid = tid;
+		__entry->threads = r->threads;
+		__entry->landed = r->landed;
+		__entry->preempted = r->preempted;
+		__entry->cooperated = r->cooperated;
+		__entry->blocked = r->blocked;
+		__entry->stragglers = r->stragglers;
+		__entry->slowest = r->slowest.tid;
+		__entry->ns = r->final_ns - r->request_ns;
+	),
+	TP_printk("domain=%u by=%u threads=%u landed=%u preempted=%u cooperated=%u blocked=%u stragglers=%u slowest=%u ns=%llu",
+		  __entry->domain, __entry->tid, __entry->threads, __entry->landed,
+		  __entry->preempted, __entry->cooperated, __entry->blocked,
+		  __entry->stragglers, __entry->slowest, __entry->ns)
+);
+
+TRACE_EVENT(upreempt_world_start,
+	TP_PROTO(u32 domain, u32 tid, u64 ns),
+	TP_ARGS(domain, tid, ns),
+	TP_STRUCT__entry(
+		__field(u32, domain)
+		__field(u32, tid)
+		__field(u64, ns)
+	),
+	TP_fast_assign(
+		__entry->domain = domain;
+		__entry->tid = tid;
+		__entry->ns = ns;
+	),
+	TP_printk("domain=%u by=%u ns=%llu", __entry->domain, __entry->tid, __entry->ns)
 );
 
 #endif /* _UPREEMPT_TRACE_H */

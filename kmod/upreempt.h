@@ -37,6 +37,7 @@
  *	rq->lock	the scheduler's, around sched_out
  *	pin		up_thread.where == UP_PINNED; interrupts off
  *	thread->lock	raw, interrupts off; requests, hold, the slot
+ *	world->lock	raw, interrupts off; who has stopped whom: see world.c
  *	zombie_lock, ring->lock	raw, interrupts off; leaves
  * Nothing that may wake a task or take rq->lock is called under thread->lock:
  * wake-ups go through irq_work.
@@ -106,6 +107,7 @@ struct up_request {
 	bool nobody;		/* nobody will collect it */
 	u32 flags;		/* UPREEMPT_REQ_* */
 	u64 deadline_ns;
+	u64 grace_end_ns;		/* until then the thread may come by itself; 0: over */
 	u64 last_ip;
 	struct upreempt_event event;
 };
@@ -127,21 +129,34 @@ struct up_gate_entry {
 	unsigned long rf;
 };
 
+/* How a stop of the world found a thread; up_world.count counts from LATE on. */
+enum up_world_state {
+	UP_W_NONE,		/* in a system call */
+	UP_W_LATE,		/* waited for */
+	UP_W_LANDED,		/* the hook holds it at a user instruction */
+	UP_W_PREEMPTED,		/* switched out at a user instruction */
+	UP_W_COOPERATED,	/* came to POLL */
+	UP_W_BLOCKED,		/* was late, then made a system call */
+	UP_W_STATES
+};
+
 struct up_thread {
 	/* the context-switch path: first cache line */
 	struct preempt_notifier pn;
 	atomic_t where;
 	u32 attention;			/* written under lock, read everywhere */
+	struct up_domain *domain;
 	struct task_struct *task;
 	struct mm_struct *mm;		/* at registration; mmgrab'ed */
 	bool arrived;			/* sched_in waits for the pin */
 	bool armed;			/* only by the thread itself, interrupts off */
+	bool cooperating;		/* the same: at the return of POLL */
+	bool w_listed;			/* on world->off */
 
 	struct user_return_notifier urn;
 	call_single_data_t csd;
 	refcount_t ref;
 
-	struct up_domain *domain;
 	u32 index;			/* its slot */
 	pid_t tid;			/* in its own pid namespace */
 	unsigned long landing, landing_end, arg, stack_lo, stack_hi;
@@ -165,6 +180,16 @@ struct up_thread {
 	bool resume_valid;
 	unsigned long resume_ip, resume_sp;
 	struct upreempt_regs resume;
+
+	/* its part in a stop of the world: under world->lock */
+	struct list_head w_off;		/* switched out at a user instruction */
+	struct list_head w_late;	/* waited for */
+	u32 w_epoch;			/* the stop that this is about: */
+	u8 w_state;			/* enum up_world_state */
+	u8 w_reason;
+	u32 w_attempts;
+	u32 w_seen;			/* the walk that came by last */
+	unsigned long w_ip;
 
 	struct hrtimer timer;		/* retry and deadlines */
 	u64 timer_ns;			/* when it will fire, 0: not set */
@@ -191,6 +216,42 @@ struct up_ring {
 	struct upreempt_event *events;
 };
 
+struct up_world_cpu;
+
+/* A domain's threads, stopped together. See world.c. */
+struct up_world {
+	u32 epoch;			/* odd: stopped; written under lock, read everywhere */
+	u32 tid;			/* the stopper's */
+	struct task_struct *owner;	/* the stopper; as epoch */
+	struct task_struct *owner_ref;	/* whose reference we hold; only the stopper's business */
+	u32 depth;			/* the same */
+
+	raw_spinlock_t lock;
+	struct list_head off;		/* threads switched out at a user instruction */
+	struct list_head late;		/* threads that are waited for */
+	bool forced;			/* nobody may take his time any more */
+	bool walked;			/* all of off was looked at */
+	bool complete;			/* nobody is waited for */
+	u32 walk;
+	u32 acks;			/* CPUs that have not answered */
+	u32 ipis;
+	u32 gone;
+	u32 count[UP_W_STATES];
+	u64 request_ns, sent_ns, acked_ns, first_ns, last_ns, warn_ns;
+	struct upreempt_world_thread slowest;
+	u64 stops, ns, late_sum;	/* since the beginning */
+
+	wait_queue_head_t gate;		/* the stopped threads */
+	wait_queue_head_t done;		/* the stopper, until complete */
+	wait_queue_head_t owners;	/* those who want to be the stopper */
+	struct irq_work irq_work;
+	unsigned long irq_flags;
+#define UP_WORLD_WAKE_DONE	0
+#define UP_WORLD_WAKE_GATE	1
+	struct hrtimer timer;
+	struct up_world_cpu __percpu *cpus;
+};
+
 struct up_domain {
 	struct kref ref;
 	u32 id;
@@ -213,6 +274,7 @@ struct up_domain {
 	unsigned long uaddr;		/* where the owner mapped it, 0: not */
 	atomic_t mappings;
 
+	struct up_world world;
 	struct up_ring ring;
 	wait_queue_head_t poll_wait;
 	struct eventfd_ctx *eventfd;	/* under mutex; read under RCU */
@@ -232,6 +294,12 @@ static inline bool up_domain_ready(const struct up_domain *d)
 {
 	/* Pairs with the release in up_domain_setup(). */
 	return smp_load_acquire(&d->ready);
+}
+
+/* A system call's number is an int; interrupts and exceptions store -1. */
+static inline bool up_in_syscall(const struct pt_regs *regs)
+{
+	return (int)regs->orig_ax >= 0;
 }
 
 extern struct workqueue_struct *up_wq;
@@ -262,6 +330,7 @@ void up_thread_finish(struct up_thread *t, enum upreempt_outcome outcome);
 void up_thread_put(struct up_thread *t);
 void up_thread_wake(struct up_thread *t);
 struct up_thread *up_thread_current(void);
+struct up_thread *up_thread_in(struct task_struct *task, const struct up_domain *d);
 struct upreempt_slot *up_slot(const struct up_thread *t);
 void up_zombie_add(struct up_thread *t);
 void up_zombie_settle(struct up_thread *t);
@@ -290,6 +359,8 @@ enum hrtimer_restart up_timer(struct hrtimer *timer);
 
 /* deliver.c */
 void up_kick(struct up_thread *t);
+void up_look(struct up_thread *t);
+bool up_wanted(const struct up_thread *t);
 void up_arm(struct up_thread *t, enum up_arm_from from);
 void up_disarm(struct up_thread *t);
 void up_on_cpu(struct up_thread *t, enum up_arm_from from);
@@ -300,7 +371,9 @@ int up_resume(struct up_thread *t, const struct upreempt_regs *regs);
 
 /* gate.c */
 unsigned long up_gate_address(const struct up_thread *t);
+unsigned long up_trigger_address(const struct up_thread *t);
 bool up_gate_enter(struct up_thread *t, struct pt_regs *regs);
+int up_held_wait(struct up_thread *t);
 void up_gate_mend_frame(struct up_thread *t, const struct pt_regs *regs);
 bool up_gate_undo(struct up_thread *t, struct pt_regs *regs);
 void up_gate_left(struct up_thread *t, struct pt_regs *regs);
@@ -309,9 +382,27 @@ vm_fault_t up_gate_fault(struct up_domain *d, struct vm_fault *vmf);
 
 /* safepoint.c */
 enum upreempt_reason up_check_stop(struct up_thread *t, const struct pt_regs *regs);
+enum upreempt_reason up_check_off(struct up_thread *t, const struct pt_regs *regs,
+				  unsigned long ip);
 enum upreempt_reason up_check_redirect(struct up_thread *t, const struct pt_regs *regs);
 bool up_at_signal_entry(const struct pt_regs *regs);
 bool up_reason_is_final(enum upreempt_reason reason);
+
+/* world.c */
+void up_world_running(const struct up_thread *t);
+bool up_world_holds(const struct up_thread *t);
+bool up_world_owned_by(const struct up_thread *t);
+bool up_world_waits(const struct up_thread *t);
+void up_world_sched_out(struct up_thread *t, const struct pt_regs *regs);
+void up_world_sched_in(struct up_thread *t);
+bool up_world_hook(struct up_thread *t, const struct pt_regs *regs);
+void up_world_gone(struct up_thread *t);
+void up_poll_set(struct up_thread *t);
+int up_world_stop(struct up_domain *d, struct upreempt_world *arg);
+int up_world_start(struct up_domain *d);
+int up_world_init(struct up_domain *d);
+void up_world_close(struct up_domain *d);
+void up_world_free(struct up_domain *d);
 
 /* ring.c */
 bool up_ring_has_room(struct up_domain *d);

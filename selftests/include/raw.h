@@ -216,6 +216,7 @@ RAW_FN struct upreempt_request raw_request_arg(uint32_t slot, uint32_t kind, uin
 	req.slot = slot;
 	req.cookie = 0x600d0000ULL + slot;
 	req.deadline_ns = 0;
+	req.grace_ns = 0;
 	memset(req.reserved, 0, sizeof(req.reserved));
 	return req;
 }

@@ -89,6 +89,11 @@ enum upreempt_reason {
 	UPREEMPT_R_HELD		= 18,	/* another STOP holds the thread */
 	UPREEMPT_R_NO_GATE	= 19,	/* the mapping that holds the gate is gone: final at once */
 	UPREEMPT_R_EXCEPTION	= 20,	/* in a page fault or another exception in the kernel */
+	UPREEMPT_R_JOBCTL	= 21,	/* stopped by SIGSTOP or its like where it may not be held */
+	UPREEMPT_R_TRACED	= 22,	/* stopped by a debugger where it may not be held */
+	UPREEMPT_R_STOPPER	= 23,	/* STOP: it has stopped the world itself */
+	UPREEMPT_R_GRACE	= 24,	/* its time to come by itself is not over */
+	UPREEMPT_R_SILENT	= 25,	/* its CPU did not answer the IPI */
 	UPREEMPT_REASON_MAX
 };
 
@@ -183,12 +188,13 @@ struct upreempt_slot {
 	__u32 done_outcome;		/* its outcome; stored before done_seq */
 	__u32 held;			/* STOP requests that hold the thread */
 	__u32 at_gate;			/* not 0: on its way into the gate: do not unmap it */
-	__u32 reserved4;
-	__u64 reserved0[4];
+	__u32 poll;			/* not 0: come to UPREEMPT_IOC_POLL; the program clears it */
+	__u64 trigger;			/* an address to load from, as a poll: see UPREEMPT_IOC_POLL */
+	__u64 reserved0[3];
 	/* written by the thread */
 	__u32 nopreempt;		/* not 0: REDIRECT and STOP are deferred (R_DISABLED) */
 	__u32 off;			/* not 0: every new request ends UNSAFE/OFF */
-	__u64 user[7];			/* the library's */
+	__u64 user[7];			/* the library's; user[0] counts polls down */
 	/* the hand-over of a REDIRECT */
 	__u32 busy;			/* kernel: 1, regs are valid; landing: 0, it took them */
 	__u32 reserved1;
@@ -210,6 +216,8 @@ struct upreempt_slot {
 #define UPREEMPT_F_RSEQ		(1ULL << 5)	/* rseq sections are never split */
 #define UPREEMPT_F_BTF		(1ULL << 6)	/* the module carries BTF: tp_btf works */
 #define UPREEMPT_F_INJECT	(1ULL << 7)	/* a test build with inject points */
+#define UPREEMPT_F_WORLD	(1ULL << 8)	/* WORLD_STOP, WORLD_START */
+#define UPREEMPT_F_GRACE	(1ULL << 9)	/* grace_ns, POLL, slot.poll, slot.trigger */
 
 struct upreempt_query {
 	__u32 size;
@@ -278,7 +286,8 @@ struct upreempt_request {
 	__u64 cookie;			/* the caller's, comes back in the event */
 	__u64 deadline_ns;		/* absolute; 0: none */
 	__u64 seq;			/* out */
-	__u64 reserved[3];		/* 0 */
+	__u64 grace_ns;			/* time for the thread to come by itself; 0: force at once */
+	__u64 reserved[2];		/* 0 */
 	struct upreempt_event event;	/* out, with WAIT */
 };
 
@@ -322,7 +331,58 @@ struct upreempt_stats {
 	__u64 gated;			/* out: times a thread was held at the gate */
 	__u64 resumes;			/* out: kernel resumes */
 	__u64 dropped;			/* out: ring records */
-	__u64 reserved[3];
+	__u64 world_stops;		/* out: of the domain; 0 for a thread */
+	__u64 world_ns;			/* out: how long the world stood, in all */
+	__u64 world_late;		/* out: stragglers, in all */
+};
+
+#define UPREEMPT_WORLD_ALL	(1U << 0)	/* stragglers: let go, ETIMEDOUT */
+#define UPREEMPT_WORLD_REGISTERED (1U << 1)	/* unregistered threads: let go, EBUSY */
+#define UPREEMPT_WORLD_TRY	(1U << 2)	/* another thread has stopped it: EAGAIN */
+
+#define UPREEMPT_WORLD_LATE	8	/* stragglers that a report names */
+
+/* How a stop of the world found one thread */
+struct upreempt_world_thread {
+	__u32 slot;
+	__u32 tid;			/* 0: no such thread */
+	__u16 outcome;			/* LANDED, COOPERATED, BLOCKED; PENDING: a straggler */
+	__u16 reason;			/* why it was refused last, or is late */
+	__u32 attempts;			/* how often it was refused */
+	__u64 rip;			/* where */
+	__u64 ns;			/* after the request */
+	char comm[16];
+};
+
+/*
+ * WORLD_STOP. The counts are of the registered threads but the caller:
+ * threads = landed + preempted + cooperated + blocked + stragglers.
+ */
+struct upreempt_world {
+	__u32 size;
+	__u32 flags;			/* UPREEMPT_WORLD_* */
+	__u64 grace_ns;			/* time for the threads to come by themselves */
+	__u64 deadline_ns;		/* absolute; 0: none */
+	__u64 reserved[2];		/* 0 */
+	/* out */
+	__u32 depth;			/* stops of this caller that WORLD_START has to undo */
+	__u32 threads;
+	__u32 landed;			/* stopped at a user instruction, by force */
+	__u32 preempted;		/* found switched out at a user instruction */
+	__u32 cooperated;		/* came to POLL */
+	__u32 blocked;			/* in a system call: held at its return */
+	__u32 stragglers;		/* still running at the deadline */
+	__u32 unregistered;		/* threads of the process that nothing stops */
+	__u32 gone;			/* left while they were waited for */
+	__u32 ipis;			/* sent: one for each CPU that ran the program */
+	__u64 request_ns;		/* when the stop began */
+	__u64 sent_ns;			/* the last IPI was sent */
+	__u64 acked_ns;			/* the last CPU had answered */
+	__u64 first_ns;			/* the first thread stood; 0: nobody was running */
+	__u64 last_ns;			/* the last thread stood */
+	__u64 final_ns;			/* the end of the call */
+	struct upreempt_world_thread slowest;	/* who stood last, or the first straggler */
+	struct upreempt_world_thread late[UPREEMPT_WORLD_LATE];
 };
 
 #define UPREEMPT_IOC_MAGIC	0xb7
@@ -357,5 +417,22 @@ struct upreempt_stats {
 #define UPREEMPT_IOC_STATS	_IOWR(UPREEMPT_IOC_MAGIC, 0x4a, struct upreempt_stats)
 /* CHECK: deliver what is pending for the calling thread at this call's return. arg: its slot. */
 #define UPREEMPT_IOC_CHECK	_IO(UPREEMPT_IOC_MAGIC, 0x4b)
+/*
+ * WORLD_STOP: when it returns 0 no registered thread but the caller runs user instructions,
+ * stragglers excepted, until the caller's WORLD_START or its end. Again by the same thread:
+ * nests, and waits for the stragglers once more. EPERM: not the opener's process. EAGAIN,
+ * ETIMEDOUT, EBUSY: see the flags; ETIMEDOUT also: another stopper was there until the deadline.
+ * EINTR: a signal; nothing is stopped.
+ */
+#define UPREEMPT_IOC_WORLD_STOP	_IOWR(UPREEMPT_IOC_MAGIC, 0x4c, struct upreempt_world)
+/* WORLD_START: undo one WORLD_STOP. EPERM: the caller has not stopped the world. arg: 0 */
+#define UPREEMPT_IOC_WORLD_START _IO(UPREEMPT_IOC_MAGIC, 0x4d)
+/*
+ * POLL: the calling thread is at a point where it may be stopped: what waits for it is granted
+ * at this call's return, COOPERATED. arg: its slot. slot.poll says that somebody waits. So does
+ * slot.trigger: it holds the address of readable memory, or of a page whose read by the
+ * instruction "test %al,(%rax)" (84 00) does the same as this call and goes on behind it.
+ */
+#define UPREEMPT_IOC_POLL	_IO(UPREEMPT_IOC_MAGIC, 0x4e)
 
 #endif /* _UAPI_LINUX_UPREEMPT_H */

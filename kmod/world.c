@@ -1,0 +1,858 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Stop the world, in a time that depends on the running CPUs and not on the threads.
+ *
+ * A stop makes the domain's epoch odd. From then on every hook of the domain's threads
+ * sends its thread to the gate, and every switch to one of them arms the hook: a thread
+ * in a system call is stopped without being touched. What is left are the threads that
+ * were at user instructions at that moment:
+ *
+ *	on a CPU	one IPI to each CPU whose per-CPU word says that it runs this program;
+ *			the handler puts the thread on the list of the late ones, its hook
+ *			takes it off
+ *	switched out	on the list of those, which sched_out and sched_in keep; they are
+ *			looked at in place
+ *
+ * Lost threads: the epoch is stored, then the per-CPU words are read (barrier: G, full);
+ * sched_in writes its word, then changes where (F, full), then reads the epoch. One of
+ * the two sees the other. sched_out lists the thread before it clears the word.
+ *
+ * Each thread is counted once in an epoch: up_thread.w_state is valid while w_epoch is
+ * the epoch, and changes under world->lock only. A thread without a state is in a system
+ * call, or came out of one, and is counted by subtraction: nobody walks over those.
+ *
+ * The list of the switched out pins them: sched_in has to take its thread off it.
+ */
+#include <linux/freezer.h>
+#include <linux/percpu.h>
+#include <linux/sched/signal.h>
+#include <linux/sched/task.h>
+
+#include "upreempt.h"
+#include "trace.h"
+
+/* How long the stopper watches before it sleeps. */
+#define UP_WORLD_SPIN_NS	(100 * NSEC_PER_USEC)
+/* Threads that are looked at without letting interrupts in. */
+#define UP_WORLD_BATCH		64
+/* How often we look whether a stopper lives that the scheduler does not tell us about. */
+#define UP_WORLD_LOOK_NS	(10 * NSEC_PER_MSEC)
+#define UP_WORLD_WARN_NS	(10ULL * NSEC_PER_SEC)
+
+struct up_world_cpu {
+	call_single_data_t csd;
+	struct up_domain *domain;
+	unsigned long busy;		/* bit 0: the IPI is under way */
+	u32 want;			/* the epoch that waits for its answer; under lock */
+};
+
+/*
+ * The program (its mm, to compare) whose registered thread runs on this CPU. One that is
+ * named too long costs an IPI, one that is not named would be lost.
+ */
+static DEFINE_PER_CPU(unsigned long, up_running);
+
+void up_world_running(const struct up_thread *t)
+{
+	this_cpu_write(up_running, t ? (unsigned long)t->mm : 0);
+}
+
+static bool up_world_stopped(const struct up_world *w)
+{
+	return READ_ONCE(w->epoch) & 1;
+}
+
+/* Nothing but the end of the stop lets this thread run user instructions. */
+bool up_world_holds(const struct up_thread *t)
+{
+	const struct up_world *w = &t->domain->world;
+
+	return up_world_stopped(w) && READ_ONCE(w->owner) != t->task;
+}
+
+bool up_world_owned_by(const struct up_thread *t)
+{
+	return READ_ONCE(t->domain->world.owner) == t->task;
+}
+
+/* ---- the states of a thread: all under world->lock ------------------------------------ */
+
+static enum up_world_state up_state(const struct up_thread *t)
+{
+	return t->w_epoch == t->domain->world.epoch ? t->w_state : UP_W_NONE;
+}
+
+/* Does this stop concern the thread? */
+static bool up_concerned(const struct up_thread *t)
+{
+	const struct up_world *w = &t->domain->world;
+
+	lockdep_assert_held(&w->lock);
+	return w->epoch & 1 && w->owner != t->task && !t->dead;
+}
+
+static void up_world_wake(struct up_world *w, unsigned int what)
+{
+	set_bit(what, &w->irq_flags);
+	irq_work_queue(&w->irq_work);
+}
+
+static void up_world_settle(struct up_world *w)
+{
+	if (w->complete || !w->walked || w->acks || !list_empty(&w->late))
+		return;
+	WRITE_ONCE(w->complete, true);
+	if (wq_has_sleeper(&w->done))
+		up_world_wake(w, UP_WORLD_WAKE_DONE);
+}
+
+/* The thread has to be waited for. */
+static void up_world_late(struct up_thread *t, enum upreempt_reason reason, unsigned long ip)
+{
+	struct up_world *w = &t->domain->world;
+
+	if (up_state(t) == UP_W_NONE) {
+		t->w_epoch = w->epoch;
+		t->w_state = UP_W_LATE;
+		t->w_attempts = 0;
+		list_add_tail(&t->w_late, &w->late);
+	}
+	t->w_reason = reason;
+	t->w_ip = ip;
+}
+
+static void up_world_describe(const struct up_thread *t, struct upreempt_world_thread *to,
+			      u64 ns)
+{
+	static const u16 outcome[] = {
+		[UP_W_NONE] = UPREEMPT_BLOCKED, [UP_W_LATE] = UPREEMPT_PENDING,
+		[UP_W_LANDED] = UPREEMPT_LANDED, [UP_W_PREEMPTED] = UPREEMPT_LANDED,
+		[UP_W_COOPERATED] = UPREEMPT_COOPERATED, [UP_W_BLOCKED] = UPREEMPT_BLOCKED,
+	};
+
+	to->slot = t->index;
+	to->tid = t->tid;
+	to->outcome = outcome[up_state(t)];
+	to->reason = t->w_reason;
+	to->attempts = t->w_attempts;
+	to->rip = t->w_ip;
+	to->ns = ns;
+	memcpy(to->comm, t->task->comm, sizeof(to->comm));
+	to->comm[sizeof(to->comm) - 1] = 0;
+}
+
+/* The thread is stopped: whatever it does next, the hook holds it. */
+static void up_world_stood(struct up_thread *t, enum up_world_state how, unsigned long ip)
+{
+	struct up_world *w = &t->domain->world;
+	u64 now = ktime_get_ns();
+
+	if (up_state(t) == UP_W_LATE)
+		list_del_init(&t->w_late);
+	else
+		t->w_reason = UPREEMPT_R_NONE;
+	t->w_epoch = w->epoch;
+	t->w_state = how;
+	t->w_ip = ip;
+	w->count[how]++;
+	/* The short list of the switched out costs no time that anybody waits for. */
+	if (how != UP_W_PREEMPTED || w->walked) {
+		if (!w->first_ns)
+			w->first_ns = now;
+		w->last_ns = now;
+		up_world_describe(t, &w->slowest, now - w->request_ns);
+	}
+	trace_upreempt_world_thread(t->domain->id, t->tid, how, t->w_reason, t->w_attempts, ip,
+				    now - w->request_ns);
+	up_world_settle(w);
+}
+
+/* Ask the thread to come by itself. Its slot is the program's: a lost store harms only that. */
+void up_poll_set(struct up_thread *t)
+{
+	struct upreempt_slot *slot = up_slot(t);
+
+	if (t->dead || READ_ONCE(slot->poll))
+		return;
+	WRITE_ONCE(slot->trigger, up_gate_address(t));
+	WRITE_ONCE(slot->poll, 1);
+}
+
+static enum upreempt_reason up_world_why_off(const struct up_thread *t)
+{
+	if (task_is_traced(t->task))
+		return UPREEMPT_R_TRACED;
+	if (task_is_stopped(t->task))
+		return UPREEMPT_R_JOBCTL;
+	return UPREEMPT_R_NONE;
+}
+
+/* Switched out at a user instruction, and on the list that keeps it there. */
+static void up_world_classify(struct up_thread *t)
+{
+	const struct pt_regs *regs = task_pt_regs(t->task);
+	unsigned long ip = up_thread_true_ip(t->task, regs);
+	enum upreempt_reason reason;
+
+	if (up_state(t) > UP_W_LATE)
+		return;
+	reason = READ_ONCE(t->gated) ? UPREEMPT_R_NONE : up_check_off(t, regs, ip);
+	if (!reason && !READ_ONCE(t->gated) && !t->domain->world.forced) {
+		reason = UPREEMPT_R_GRACE;
+		up_poll_set(t);
+	}
+	if (!reason) {
+		up_world_stood(t, UP_W_PREEMPTED, ip);
+		return;
+	}
+	if (up_world_why_off(t))
+		reason = up_world_why_off(t);
+	up_world_late(t, reason, ip);
+	WRITE_ONCE(up_slot(t)->pending, 1);
+}
+
+/* ---- what the rest of the module tells us ------------------------------------------------ */
+
+/* Context: the thread itself, in sched_out under rq->lock; its frame is final. */
+void up_world_sched_out(struct up_thread *t, const struct pt_regs *regs)
+{
+	struct up_world *w = &t->domain->world;
+	bool user = !up_in_syscall(regs);
+
+	if (!user && !up_world_stopped(w))
+		return;
+	raw_spin_lock(&w->lock);
+	if (user && !t->dead) {
+		list_add_tail(&t->w_off, &w->off);
+		WRITE_ONCE(t->w_listed, true);
+	}
+	if (up_concerned(t)) {
+		if (user)
+			up_world_classify(t);
+		else if (up_state(t) == UP_W_LATE && user_64bit_mode((struct pt_regs *)regs))
+			up_world_stood(t, UP_W_BLOCKED, regs->ip);
+	}
+	raw_spin_unlock(&w->lock);
+}
+
+/* Context: the thread itself, in sched_in; it is on the list. */
+void up_world_sched_in(struct up_thread *t)
+{
+	struct up_world *w = &t->domain->world;
+	unsigned long flags;
+
+	raw_spin_lock_irqsave(&w->lock, flags);
+	if (t->w_listed) {
+		list_del_init(&t->w_off);
+		WRITE_ONCE(t->w_listed, false);
+		/* The stopper has not come to it yet, and will not find it any more. */
+		if (up_concerned(t) && up_state(t) == UP_W_NONE)
+			up_world_late(t, UPREEMPT_R_NOT_RUN, 0);
+	}
+	raw_spin_unlock_irqrestore(&w->lock, flags);
+}
+
+/**
+ * up_world_hook - does a stop of the world hold the current thread?
+ * @t: current's registration
+ * @regs: its final user frame
+ *
+ * Context: the hook, under t->lock.
+ */
+bool up_world_hook(struct up_thread *t, const struct pt_regs *regs)
+{
+	struct up_world *w = &t->domain->world;
+	enum upreempt_reason reason;
+	unsigned long ip;
+	bool hold = true;
+
+	if (!up_world_stopped(w))
+		return false;
+	raw_spin_lock(&w->lock);
+	if (!up_concerned(t)) {
+		hold = false;
+	} else if (up_state(t) == UP_W_LATE) {
+		ip = up_thread_true_ip(current, regs);
+		reason = ip == regs->ip ? up_check_stop(t, regs) : UPREEMPT_R_NONE;
+		if (!reason && !w->forced && !t->cooperating)
+			reason = UPREEMPT_R_GRACE;
+		hold = !reason;
+		if (hold) {
+			up_world_stood(t, t->cooperating ? UP_W_COOPERATED : UP_W_LANDED, ip);
+		} else {
+			up_world_late(t, reason, ip);
+			if (reason == UPREEMPT_R_GRACE) {
+				up_poll_set(t);
+			} else {
+				t->w_attempts++;
+				t->count.deferrals[reason]++;
+				up_retry_later(t);
+			}
+		}
+	}
+	raw_spin_unlock(&w->lock);
+	return hold;
+}
+
+/* The thread waits for nothing that a stop would end: so upreempt_enable() has to ask. */
+bool up_world_waits(const struct up_thread *t)
+{
+	const struct up_world *w = &t->domain->world;
+
+	return up_world_stopped(w) && READ_ONCE(t->w_epoch) == READ_ONCE(w->epoch) &&
+	       READ_ONCE(t->w_state) == UP_W_LATE;
+}
+
+/* ---- release ---------------------------------------------------------------------------------- */
+
+/* Under world->lock. The caller wakes w->gate and w->owners. */
+static void up_world_release_locked(struct up_domain *d)
+{
+	struct up_world *w = &d->world;
+	struct up_thread *t, *n;
+	u64 ns = ktime_get_ns() - w->request_ns;
+
+	list_for_each_entry_safe(t, n, &w->late, w_late)
+		list_del_init(&t->w_late);
+	w->depth = 0;
+	w->ns += ns;
+	WRITE_ONCE(w->owner, NULL);
+	/* The one store. Whoever waits at the gate looks at it after having been woken. */
+	smp_store_release(&w->epoch, w->epoch + 1);
+	trace_upreempt_world_start(d->id, w->tid, ns);
+}
+
+/* The thread leaves: it needs no waiting for, and its world stands no longer. Any context. */
+void up_world_gone(struct up_thread *t)
+{
+	struct up_world *w = &t->domain->world;
+	unsigned long flags;
+
+	raw_spin_lock_irqsave(&w->lock, flags);
+	if (t->w_listed) {
+		list_del_init(&t->w_off);
+		WRITE_ONCE(t->w_listed, false);
+	}
+	if (w->epoch & 1 && up_state(t) != UP_W_NONE) {
+		if (up_state(t) == UP_W_LATE)
+			list_del_init(&t->w_late);
+		else
+			w->count[up_state(t)]--;
+		t->w_state = UP_W_NONE;
+		w->gone++;
+		up_world_settle(w);
+	}
+	if (w->epoch & 1 && w->owner == t->task) {
+		up_world_release_locked(t->domain);
+		up_world_wake(w, UP_WORLD_WAKE_GATE);
+	}
+	raw_spin_unlock_irqrestore(&w->lock, flags);
+}
+
+static void up_world_irq_work(struct irq_work *work)
+{
+	struct up_world *w = container_of(work, struct up_world, irq_work);
+
+	if (test_and_clear_bit(UP_WORLD_WAKE_DONE, &w->irq_flags))
+		wake_up_all(&w->done);
+	if (test_and_clear_bit(UP_WORLD_WAKE_GATE, &w->irq_flags)) {
+		wake_up_all(&w->gate);
+		wake_up(&w->owners);
+	}
+}
+
+/*
+ * A stopper that is no registered thread of the domain may die without our being told; and
+ * one that takes its time is named.
+ */
+static enum hrtimer_restart up_world_timer(struct hrtimer *timer)
+{
+	struct up_world *w = container_of(timer, struct up_world, timer);
+	struct up_domain *d = container_of(w, struct up_domain, world);
+	char comm[TASK_COMM_LEN] = "";
+	unsigned long flags;
+	bool again = false;
+	u64 stood = 0;
+	pid_t pid = 0;
+
+	raw_spin_lock_irqsave(&w->lock, flags);
+	if (w->epoch & 1 && w->owner) {
+		again = !(w->owner->flags & PF_EXITING) && READ_ONCE(w->owner->mm) == d->mm;
+		if (!again) {
+			up_world_release_locked(d);
+			up_world_wake(w, UP_WORLD_WAKE_GATE);
+		} else if (ktime_get_ns() >= w->warn_ns) {
+			stood = ktime_get_ns() - w->request_ns;
+			w->warn_ns = w->request_ns + 2 * stood;
+			pid = task_pid_nr(w->owner);
+			memcpy(comm, w->owner->comm, sizeof(comm));
+		}
+	}
+	raw_spin_unlock_irqrestore(&w->lock, flags);
+	if (stood)
+		pr_notice("upreempt: %.15s[%d] has stopped the world of domain %u for %llu s\n",
+			  comm, pid, d->id, stood / NSEC_PER_SEC);
+	if (!again)
+		return HRTIMER_NORESTART;
+	hrtimer_forward_now(timer, ns_to_ktime(UP_WORLD_LOOK_NS));
+	return HRTIMER_RESTART;
+}
+
+/* ---- the IPI ---------------------------------------------------------------------------------- */
+
+/* current's registration in @d. */
+static struct up_thread *up_registered(struct up_domain *d)
+{
+	struct up_thread *t = up_thread_in(current, d);
+
+	return t && !(current->flags & PF_EXITING) && !up_thread_moved_on(t) ? t : NULL;
+}
+
+static void up_world_ipi(void *info)
+{
+	struct up_world_cpu *c = info;
+	struct up_domain *d = c->domain;
+	struct up_world *w = &d->world;
+	struct pt_regs *regs = task_pt_regs(current);
+	struct up_thread *t = up_registered(d);
+
+	up_inject(ipi_delay);
+	clear_bit(0, &c->busy);
+	/* Before we look: who found it busy relies on what we see. */
+	smp_mb__after_atomic();
+	raw_spin_lock(&w->lock);
+	/* A listed thread is in finish_task_switch(): its sched_in is about to come. */
+	if (t && up_concerned(t) && !t->w_listed) {
+		if (!up_in_syscall(regs))
+			up_world_late(t, UPREEMPT_R_NOT_RUN, regs->ip);
+		else if (!user_64bit_mode(regs))
+			up_world_late(t, UPREEMPT_R_NOT_64BIT, regs->ip);
+		else if (up_state(t) == UP_W_LATE)
+			up_world_stood(t, UP_W_BLOCKED, regs->ip);
+	}
+	if (c->want == w->epoch) {
+		c->want = 0;
+		w->acks--;
+		w->acked_ns = ktime_get_ns();
+		up_world_settle(w);
+	}
+	raw_spin_unlock(&w->lock);
+	if (t && up_wanted(t))
+		up_arm(t, UP_FROM_IPI);
+}
+
+/* One IPI to each CPU that runs the program. */
+static void up_world_multicast(struct up_domain *d)
+{
+	struct up_world *w = &d->world;
+	struct up_world_cpu *c;
+	unsigned long flags;
+	int cpu, ret;
+
+	preempt_disable();
+	smp_mb();	/* G: the epoch before the words; pairs with F in up_sched_in() */
+	for_each_online_cpu(cpu) {
+		if (cpu == smp_processor_id() ||
+		    READ_ONCE(per_cpu(up_running, cpu)) != (unsigned long)d->mm)
+			continue;
+		c = per_cpu_ptr(w->cpus, cpu);
+		raw_spin_lock_irqsave(&w->lock, flags);
+		w->acks += c->want != w->epoch;
+		c->want = w->epoch;
+		w->ipis++;
+		raw_spin_unlock_irqrestore(&w->lock, flags);
+		/* Busy: the one under way will see the epoch. */
+		if (test_and_set_bit(0, &c->busy))
+			continue;
+		ret = smp_call_function_single_async(cpu, &c->csd);
+		if (!ret)
+			continue;
+		/* The CPU went offline: the thread has left it, and sched_in will see. */
+		clear_bit(0, &c->busy);
+		raw_spin_lock_irqsave(&w->lock, flags);
+		w->acks -= c->want == w->epoch;
+		c->want = 0;
+		raw_spin_unlock_irqrestore(&w->lock, flags);
+	}
+	w->sent_ns = ktime_get_ns();
+	preempt_enable();
+}
+
+/* Look at all that are switched out at a user instruction, some at a time. */
+static void up_world_walk(struct up_domain *d)
+{
+	struct up_world *w = &d->world;
+	enum up_world_state old;
+	struct up_thread *t;
+	bool more = true;
+	int i;
+
+	while (more) {
+		raw_spin_lock_irq(&w->lock);
+		for (i = 0; i < UP_WORLD_BATCH && more; i++) {
+			t = list_first_entry_or_null(&w->off, struct up_thread, w_off);
+			old = t ? up_state(t) : UP_W_NONE;
+			/* New ones come to the end, and have their state. */
+			more = t && t->w_seen != w->walk;
+			if (!more)
+				break;
+			t->w_seen = w->walk;
+			list_move_tail(&t->w_off, &w->off);
+			if (up_concerned(t) && old <= UP_W_LATE)
+				up_world_classify(t);
+		}
+		if (!more) {
+			w->walked = true;
+			up_world_settle(w);
+		}
+		raw_spin_unlock_irq(&w->lock);
+	}
+}
+
+/* ---- the stopper --------------------------------------------------------------------------------- */
+
+/* The rest of @deadline_ns (0: none), for the wait_event family. */
+static ktime_t up_time_left(u64 deadline_ns)
+{
+	u64 now;
+
+	if (!deadline_ns)
+		return KTIME_MAX;
+	now = ktime_get_ns();
+	return deadline_ns <= now ? 0 : min_t(u64, deadline_ns - now, KTIME_MAX);
+}
+
+/* Become the one who has stopped the world. 1: was already. */
+static int up_world_take(struct up_domain *d, struct up_thread *self, u32 flags, u64 deadline_ns)
+{
+	struct up_world *w = &d->world;
+	int ret;
+
+	for (;;) {
+		/* One who is held himself stops nobody. */
+		ret = self ? up_held_wait(self) : 0;
+		if (ret)
+			return ret;
+		if (self)
+			raw_spin_lock_irq(&self->lock);
+		else
+			local_irq_disable();
+		raw_spin_lock(&w->lock);
+		ret = w->owner == current;
+		if (!w->owner && !(self && self->hold)) {
+			w->owner = current;
+			w->tid = task_pid_vnr(current);
+			raw_spin_unlock(&w->lock);
+			if (self)
+				raw_spin_unlock_irq(&self->lock);
+			else
+				local_irq_enable();
+			return 0;
+		}
+		raw_spin_unlock(&w->lock);
+		if (self)
+			raw_spin_unlock_irq(&self->lock);
+		else
+			local_irq_enable();
+		if (ret)
+			return 1;
+		if (flags & UPREEMPT_WORLD_TRY)
+			return -EAGAIN;
+		if (!up_time_left(deadline_ns))
+			return -ETIMEDOUT;
+		ret = wait_event_interruptible_hrtimeout(w->owners, !READ_ONCE(w->owner),
+							 up_time_left(deadline_ns));
+		if (ret && ret != -ETIME)
+			return ret;
+	}
+}
+
+static void up_world_begin(struct up_domain *d, const struct up_thread *self, u64 grace_ns)
+{
+	struct up_world *w = &d->world;
+
+	/* The last stopper's; it could not be dropped where it died. */
+	if (w->owner_ref)
+		put_task_struct(w->owner_ref);
+	w->owner_ref = get_task_struct(current);
+
+	raw_spin_lock_irq(&w->lock);
+	w->depth = 0;
+	w->walk++;
+	w->walked = false;
+	w->complete = false;
+	w->forced = !grace_ns;
+	w->acks = 0;
+	w->ipis = 0;
+	w->gone = 0;
+	memset(w->count, 0, sizeof(w->count));
+	memset(&w->slowest, 0, sizeof(w->slowest));
+	w->request_ns = ktime_get_ns();
+	w->warn_ns = w->request_ns + UP_WORLD_WARN_NS;
+	w->acked_ns = 0;
+	w->first_ns = 0;
+	w->last_ns = 0;
+	w->stops++;
+	WRITE_ONCE(w->epoch, w->epoch + 1);
+	raw_spin_unlock_irq(&w->lock);
+
+	trace_upreempt_world_stop(d->id, w->tid, grace_ns);
+	up_world_multicast(d);
+	up_world_walk(d);
+	hrtimer_start(&w->timer, ns_to_ktime(self ? UP_WORLD_WARN_NS : UP_WORLD_LOOK_NS),
+		      HRTIMER_MODE_REL_HARD);
+}
+
+/* The time to come by itself is over, for all who are late. */
+static void up_world_force(struct up_domain *d)
+{
+	struct up_world *w = &d->world;
+
+	raw_spin_lock_irq(&w->lock);
+	w->forced = true;
+	w->walk++;
+	raw_spin_unlock_irq(&w->lock);
+	up_world_multicast(d);
+	up_world_walk(d);
+}
+
+/* A thread that waits for our CPU comes no sooner because we watch. */
+static bool up_world_worth_watching(struct up_world *w)
+{
+	struct up_thread *t;
+	bool worth = true;
+
+	raw_spin_lock_irq(&w->lock);
+	t = list_first_entry_or_null(&w->late, struct up_thread, w_late);
+	if (t)
+		worth = !t->w_listed && t->w_reason != UPREEMPT_R_GRACE;
+	raw_spin_unlock_irq(&w->lock);
+	return worth;
+}
+
+static void up_world_watch(struct up_world *w, u64 until)
+{
+	u64 end = ktime_get_ns() + UP_WORLD_SPIN_NS;
+	unsigned int i;
+
+	if (until)
+		end = min(end, until);
+	for (i = 1; !READ_ONCE(w->complete); i++) {
+		cpu_relax();
+		if (i % 32)
+			continue;
+		if (need_resched() || signal_pending(current) || ktime_get_ns() > end ||
+		    !up_world_worth_watching(w))
+			break;
+	}
+}
+
+/* Return: 0 (complete or the deadline), -ERESTARTSYS. */
+static int up_world_await(struct up_domain *d, u64 grace_end, u64 deadline_ns)
+{
+	struct up_world *w = &d->world;
+	u64 until;
+	int ret;
+
+	for (;;) {
+		until = deadline_ns;
+		if (!w->forced && (!until || grace_end < until))
+			until = grace_end;
+		up_world_watch(w, until);
+		if (READ_ONCE(w->complete))
+			return 0;
+		ret = !up_time_left(until) ? -ETIME :
+		      wait_event_interruptible_hrtimeout(w->done, READ_ONCE(w->complete),
+							 up_time_left(until));
+		if (!ret)
+			return 0;
+		if (ret != -ETIME)
+			return ret;
+		if (w->forced || until != grace_end)
+			return 0;
+		up_world_force(d);
+	}
+}
+
+static void up_world_report(struct up_domain *d, const struct up_thread *self,
+			    struct upreempt_world *r)
+{
+	struct up_world *w = &d->world;
+	struct up_thread *t;
+	int all, counted;
+	u32 i;
+
+	raw_spin_lock_irq(&w->lock);
+	list_for_each_entry(t, &w->late, w_late) {
+		if (r->stragglers < UPREEMPT_WORLD_LATE)
+			up_world_describe(t, &r->late[r->stragglers],
+					  ktime_get_ns() - w->request_ns);
+		r->stragglers++;
+	}
+	/* A CPU that did not answer: whom it runs we do not know. */
+	for (i = 0; i < w->acks; i++, r->stragglers++)
+		if (r->stragglers < UPREEMPT_WORLD_LATE)
+			r->late[r->stragglers] = (struct upreempt_world_thread){
+				.slot = UPREEMPT_ANY_SLOT, .reason = UPREEMPT_R_SILENT,
+				.ns = ktime_get_ns() - w->request_ns };
+	w->late_sum += r->stragglers;
+	r->landed = w->count[UP_W_LANDED];
+	r->preempted = w->count[UP_W_PREEMPTED];
+	r->cooperated = w->count[UP_W_COOPERATED];
+	r->gone = w->gone;
+	r->ipis = w->ipis;
+	r->depth = ++w->depth;
+	r->request_ns = w->request_ns;
+	r->sent_ns = w->sent_ns;
+	r->acked_ns = w->acked_ns;
+	r->first_ns = w->first_ns;
+	r->last_ns = w->last_ns;
+	r->slowest = r->stragglers ? r->late[0] : w->slowest;
+	all = atomic_read(&d->nr_threads);
+	raw_spin_unlock_irq(&w->lock);
+
+	r->threads = max(all - !!self, 0);
+	counted = r->landed + r->preempted + r->cooperated + r->stragglers;
+	r->blocked = max((int)r->threads - counted, 0);
+	r->unregistered = max(get_nr_threads(current) - all - !self, 0);
+	r->final_ns = ktime_get_ns();
+	trace_upreempt_world_stopped(d->id, w->tid, r);
+}
+
+static void up_world_release(struct up_domain *d)
+{
+	struct up_world *w = &d->world;
+
+	raw_spin_lock_irq(&w->lock);
+	up_world_release_locked(d);
+	raw_spin_unlock_irq(&w->lock);
+	hrtimer_try_to_cancel(&w->timer);
+	wake_up_all(&w->gate);
+	wake_up(&w->owners);
+}
+
+/**
+ * up_world_stop - stop all threads of a domain but the caller
+ * @d: the domain
+ * @arg: flags and times in, the report out
+ *
+ * Context: process, may sleep.
+ * Return: 0, -EPERM, -EAGAIN, -ETIMEDOUT, -EBUSY, -ERESTARTSYS.
+ */
+int up_world_stop(struct up_domain *d, struct upreempt_world *arg)
+{
+	struct up_thread *self;
+	u64 grace_end;
+	int ret, taken;
+
+	if (!up_domain_mine(d))
+		return -EPERM;
+	self = up_thread_in(current, d);
+	taken = up_world_take(d, self, arg->flags, arg->deadline_ns);
+	if (taken < 0)
+		return taken;
+	if (!taken)
+		up_world_begin(d, self, arg->grace_ns);
+	grace_end = d->world.request_ns + arg->grace_ns;
+	ret = up_world_await(d, grace_end, arg->deadline_ns);
+	if (!ret) {
+		up_world_report(d, self, arg);
+		if (arg->flags & UPREEMPT_WORLD_ALL && arg->stragglers)
+			ret = -ETIMEDOUT;
+		else if (arg->flags & UPREEMPT_WORLD_REGISTERED && arg->unregistered)
+			ret = -EBUSY;
+		if (ret)
+			up_world_start(d);
+	} else if (!taken) {
+		up_world_release(d);
+	}
+	return ret;
+}
+
+/**
+ * up_world_start - undo one stop of the caller
+ * @d: the domain
+ *
+ * Context: process.
+ * Return: 0, -EPERM.
+ */
+int up_world_start(struct up_domain *d)
+{
+	struct up_thread *self;
+	unsigned long flags;
+
+	if (READ_ONCE(d->world.owner) != current)
+		return -EPERM;
+	if (--d->world.depth)
+		return 0;
+	up_world_release(d);
+	/* What was kept from the stopper meanwhile. */
+	self = up_thread_in(current, d);
+	local_irq_save(flags);
+	if (self && READ_ONCE(self->attention))
+		up_on_cpu(self, UP_FROM_SELF);
+	local_irq_restore(flags);
+	return 0;
+}
+
+/* ---- the domain's life ------------------------------------------------------------------------ */
+
+int up_world_init(struct up_domain *d)
+{
+	struct up_world *w = &d->world;
+	struct up_world_cpu *c;
+	int cpu;
+
+	w->cpus = alloc_percpu_gfp(struct up_world_cpu, GFP_KERNEL_ACCOUNT);
+	if (!w->cpus)
+		return -ENOMEM;
+	for_each_possible_cpu(cpu) {
+		c = per_cpu_ptr(w->cpus, cpu);
+		c->domain = d;
+		INIT_CSD(&c->csd, up_world_ipi, c);
+	}
+	raw_spin_lock_init(&w->lock);
+	INIT_LIST_HEAD(&w->off);
+	INIT_LIST_HEAD(&w->late);
+	init_waitqueue_head(&w->gate);
+	init_waitqueue_head(&w->done);
+	init_waitqueue_head(&w->owners);
+	init_irq_work(&w->irq_work, up_world_irq_work);
+	hrtimer_setup(&w->timer, up_world_timer, CLOCK_MONOTONIC, HRTIMER_MODE_REL_HARD);
+	return 0;
+}
+
+/* The file is closed: nobody can start the world any more, and no IPI may stay behind. */
+void up_world_close(struct up_domain *d)
+{
+	struct up_world *w = &d->world;
+	bool held;
+	int cpu;
+
+	raw_spin_lock_irq(&w->lock);
+	held = w->epoch & 1;
+	if (held)
+		up_world_release_locked(d);
+	raw_spin_unlock_irq(&w->lock);
+	if (held) {
+		wake_up_all(&w->gate);
+		wake_up_all(&w->owners);
+	}
+	for_each_possible_cpu(cpu)
+		while (test_bit(0, &per_cpu_ptr(w->cpus, cpu)->busy))
+			cond_resched();
+}
+
+/* Context: process, an RCU grace period after the last user of the domain. */
+void up_world_free(struct up_domain *d)
+{
+	struct up_world *w = &d->world;
+
+	if (!w->cpus)
+		return;
+	hrtimer_cancel(&w->timer);
+	irq_work_sync(&w->irq_work);
+	if (w->owner_ref)
+		put_task_struct(w->owner_ref);
+	free_percpu(w->cpus);
+}
