@@ -227,7 +227,6 @@ static bool up_gate_polled(struct up_thread *t, struct pt_regs *regs)
 		return false;
 	regs->ip += sizeof(code);
 	WRITE_ONCE(up_slot(t)->trigger, up_trigger_address(t));
-	WRITE_ONCE(up_slot(t)->poll, 0);
 	local_irq_save(flags);
 	t->cooperating = true;
 	if (up_wanted(t))

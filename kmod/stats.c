@@ -34,6 +34,11 @@ static const char * const up_reason_names[UPREEMPT_REASON_MAX] = {
 	[UPREEMPT_R_HELD]		= "HELD",
 	[UPREEMPT_R_NO_GATE]		= "NO_GATE",
 	[UPREEMPT_R_EXCEPTION]		= "EXCEPTION",
+	[UPREEMPT_R_JOBCTL]		= "JOBCTL",
+	[UPREEMPT_R_TRACED]		= "TRACED",
+	[UPREEMPT_R_STOPPER]		= "STOPPER",
+	[UPREEMPT_R_GRACE]		= "GRACE",
+	[UPREEMPT_R_SILENT]		= "SILENT",
 };
 
 void up_stats_add(struct up_counters *sum, const struct up_counters *c)

@@ -172,7 +172,7 @@ void up_poll_set(struct up_thread *t)
 {
 	struct upreempt_slot *slot = up_slot(t);
 
-	if (t->dead || READ_ONCE(slot->poll))
+	if (t->dead)
 		return;
 	WRITE_ONCE(slot->trigger, up_gate_address(t));
 	WRITE_ONCE(slot->poll, 1);

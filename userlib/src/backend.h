@@ -47,6 +47,11 @@ struct upreempt_ops {
 		    struct upreempt_event *event);
 	int (*cancel)(struct upreempt_thread *t, uint64_t seq);
 	int (*release)(struct upreempt_thread *t, uint64_t seq);
+	/* by the thread itself: it may be stopped here; general registers only */
+	void (*poll)(struct upreempt_thread *t);
+	/* r's arguments are filled in, the rest is zero */
+	int (*world_stop)(struct upreempt_domain *d, struct upreempt_world *r);
+	int (*world_start)(struct upreempt_domain *d);
 	/* t NULL: the domain */
 	int (*stats)(struct upreempt_domain *d, struct upreempt_thread *t,
 		     struct upreempt_stats *stats);
@@ -67,7 +72,19 @@ struct upreempt_domain {
 	struct upreempt_thread *dead;	/* handles to be used again, oldest first */
 	struct upreempt_thread **dead_end;
 	unsigned int nr_dead;
+	uint32_t hs_lock;		/* one handshake at a time */
+	pid_t stopper;			/* who has stopped the world; atomic */
+	uint32_t depth;			/* only the stopper's business */
 	struct sig_domain *sig;
+};
+
+/* A thread's part in a handshake. state is a futex. */
+enum { HS_IDLE, HS_POSTED, HS_RUNNING };
+
+struct hs_entry {
+	uint32_t state;
+	upreempt_handshake_fn fn;
+	void *arg;
 };
 
 struct upreempt_thread {
@@ -92,6 +109,9 @@ struct upreempt_thread {
 	uint32_t users;			/* atomic: calls that use the handle now */
 	struct sig_thread *sig;
 	struct kmod_thread *kmod;
+	uint64_t stack_hi;		/* constant while registered */
+	struct hs_entry hs;
+	struct upreempt_action *actions;	/* newest first; atomic */
 };
 
 /* What the handler's upreempt_context is: the layout is in frame.h */
@@ -158,6 +178,25 @@ extern uint32_t upreempt_install_lock;
 int upreempt_choose(enum upreempt_backend wanted, enum upreempt_backend *chosen, char *why,
 		    size_t why_size);
 void upreempt_domain_put(struct upreempt_domain *d);
+/* world.c: the calling thread has stopped the world */
+bool upreempt_is_stopper(const struct upreempt_domain *d);
+/* handshake.c: a REDIRECT with this cookie is a handshake's */
+static inline uint64_t upreempt_handshake_cookie(const struct upreempt_thread *t)
+{
+	return (uintptr_t)&t->hs;
+}
+static inline bool upreempt_handshake_claim(struct upreempt_thread *t)
+{
+	uint32_t posted = HS_POSTED;
+
+	return __atomic_compare_exchange_n(&t->hs.state, &posted, HS_RUNNING, false,
+					   __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
+}
+/* poll.c: the calling thread's deferred actions */
+void upreempt_run_actions(struct upreempt_thread *t);
+/* request.c: the handle will not become another thread's in between */
+int upreempt_thread_enter(struct upreempt_thread *t);
+void upreempt_thread_exit(struct upreempt_thread *t);
 /* thread.c: the calling thread lets its registration go */
 int upreempt_thread_detach(struct upreempt_thread *t);
 bool upreempt_in_handler(const struct upreempt_thread *t);

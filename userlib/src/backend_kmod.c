@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -276,6 +277,7 @@ static void fill_request(struct upreempt_request *rq, const struct upreempt_thre
 	rq->slot = t->index;
 	rq->cookie = o->cookie;
 	rq->deadline_ns = o->deadline_ns;
+	rq->grace_ns = o->grace_ns;
 }
 
 static int kmod_request(struct upreempt_thread *t, const struct upreempt_request_opts *o,
@@ -336,6 +338,25 @@ static int kmod_release(struct upreempt_thread *t, uint64_t seq)
 	return kmod_ref(t, UPREEMPT_IOC_RELEASE, seq);
 }
 
+static void kmod_poll(struct upreempt_thread *t)
+{
+	upreempt_syscall(SYS_ioctl, t->fd, UPREEMPT_IOC_POLL, t->index, 0, 0, 0);
+}
+
+static int kmod_world_stop(struct upreempt_domain *d, struct upreempt_world *r)
+{
+	/* A signal: its handler has run, nothing is stopped. */
+	while (ioctl(d->fd, UPREEMPT_IOC_WORLD_STOP, r))
+		if (errno != EINTR)
+			return -errno;
+	return 0;
+}
+
+static int kmod_world_start(struct upreempt_domain *d)
+{
+	return ioctl(d->fd, UPREEMPT_IOC_WORLD_START, 0) ? -errno : 0;
+}
+
 static int kmod_stats(struct upreempt_domain *d, struct upreempt_thread *t,
 		      struct upreempt_stats *stats)
 {
@@ -362,6 +383,9 @@ const struct upreempt_ops upreempt_ops_kmod = {
 	.wait		= kmod_wait,
 	.cancel		= kmod_cancel,
 	.release	= kmod_release,
+	.poll		= kmod_poll,
+	.world_stop	= kmod_world_stop,
+	.world_start	= kmod_world_start,
 	.stats		= kmod_stats,
 	.eventfd	= kmod_eventfd,
 };

@@ -274,6 +274,24 @@ static int signal_stats(struct upreempt_domain *d, struct upreempt_thread *t,
 	return 0;
 }
 
+static void signal_poll(struct upreempt_thread *t)
+{
+	(void)t;
+}
+
+static int signal_world_stop(struct upreempt_domain *d, struct upreempt_world *r)
+{
+	(void)d;
+	(void)r;
+	return -EOPNOTSUPP;
+}
+
+static int signal_world_start(struct upreempt_domain *d)
+{
+	(void)d;
+	return -EPERM;
+}
+
 const struct upreempt_ops upreempt_ops_signal = {
 	.name		= "signal",
 	.open		= signal_open,
@@ -286,6 +304,9 @@ const struct upreempt_ops upreempt_ops_signal = {
 	.wait		= sig_op_wait,
 	.cancel		= sig_op_cancel,
 	.release	= sig_op_release,
+	.poll		= signal_poll,
+	.world_stop	= signal_world_stop,
+	.world_start	= signal_world_start,
 	.stats		= signal_stats,
 	.eventfd	= sig_eventfd,
 };

@@ -6,6 +6,8 @@
  */
 #include "backend.h"
 #include "arch/x86_64/frame.h"
+#include <linux/futex.h>
+#include <sys/syscall.h>
 
 #define SAME(a, b) _Static_assert((a) == (b), #a)
 #define AT(type, field, off) SAME(offsetof(struct type, field), off)
@@ -93,6 +95,22 @@ static void leave(struct upreempt_context **ctx)
 	upreempt_trace_resume((*ctx)->seq);
 }
 
+/* See handshake.c. One that comes too late finds nothing to do. */
+static void handshake(struct upreempt_thread *t, const struct upreempt_context *ctx)
+{
+	struct upreempt_snapshot s = {
+		.size = sizeof(s), .outcome = UPREEMPT_LANDED, .frame = UPREEMPT_FRAME_USER,
+		.sp = ctx->resume.regs.rsp, .hi = t->stack_hi, .regs = ctx->resume.regs,
+	};
+
+	if (!upreempt_handshake_claim(t))
+		return;
+	t->hs.fn(t, &s, t->hs.arg);
+	__atomic_store_n(&t->hs.state, HS_IDLE, __ATOMIC_RELEASE);
+	upreempt_syscall(SYS_futex, (long)&t->hs.state, FUTEX_WAKE | FUTEX_PRIVATE_FLAG,
+			 INT32_MAX, 0, 0, 0);
+}
+
 void upreempt_landing_run(struct upreempt_context *ctx)
 {
 	struct upreempt_context *guard __attribute__((cleanup(leave))) = ctx;
@@ -101,6 +119,8 @@ void upreempt_landing_run(struct upreempt_context *ctx)
 	ctx->prev = t->top;
 	t->top = ctx;
 	upreempt_trace_landing(ctx->seq);
-	if (!__atomic_load_n(&t->muted, __ATOMIC_RELAXED))
+	if (ctx->cookie == upreempt_handshake_cookie(t))
+		handshake(t, ctx);
+	else if (!__atomic_load_n(&t->muted, __ATOMIC_RELAXED))
 		t->handler(ctx, t->arg);
 }

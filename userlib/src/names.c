@@ -39,6 +39,11 @@ static const char *const reasons[UPREEMPT_REASON_MAX] = {
 	[UPREEMPT_R_HELD]		= "HELD",
 	[UPREEMPT_R_NO_GATE]		= "NO_GATE",
 	[UPREEMPT_R_EXCEPTION]		= "EXCEPTION",
+	[UPREEMPT_R_JOBCTL]		= "JOBCTL",
+	[UPREEMPT_R_TRACED]		= "TRACED",
+	[UPREEMPT_R_STOPPER]		= "STOPPER",
+	[UPREEMPT_R_GRACE]		= "GRACE",
+	[UPREEMPT_R_SILENT]		= "SILENT",
 };
 
 static const char *const backends[] = {

@@ -22,6 +22,16 @@ static int leave(struct upreempt_thread *t, int ret)
 	return ret;
 }
 
+int upreempt_thread_enter(struct upreempt_thread *t)
+{
+	return enter(t);
+}
+
+void upreempt_thread_exit(struct upreempt_thread *t)
+{
+	leave(t, 0);
+}
+
 static int check(struct upreempt_thread *t, const struct upreempt_request_opts *opts,
 		 struct upreempt_request_opts *o)
 {

@@ -57,7 +57,10 @@ int upreempt_thread_detach(struct upreempt_thread *t)
 	bool open = !__atomic_load_n(&d->closed, __ATOMIC_ACQUIRE);
 	int ret;
 
+	up_lock(&d->lock);		/* no upreempt_defer() is half way */
 	__atomic_store_n(&t->gone, 1, __ATOMIC_SEQ_CST);
+	up_unlock(&d->lock);
+	upreempt_run_actions(t);
 	ret = d->ops->remove(t, open);
 	pthread_setspecific(exit_key, NULL);
 	up_lock(&d->lock);
@@ -150,6 +153,7 @@ static struct upreempt_thread *new_handle(struct upreempt_domain *d)
 	/* gone stays 1 for those who come late, until it is complete again */
 	t->top = NULL;
 	t->muted = 0;
+	t->hs.state = HS_IDLE;
 	t->kflags = 0;
 	return t;
 }
@@ -233,6 +237,7 @@ int upreempt_thread_register(struct upreempt_domain *d, const struct upreempt_th
 	if (t->kflags && (shadow || o.flags & UPREEMPT_THREAD_KERNEL_RESUME))
 		t->kflags |= KRESUME_ALWAYS;
 	ret = fill_register(t, &r, &o);
+	t->stack_hi = r.stack_hi;
 	if (!ret)
 		ret = d->ops->add(t, &r);
 	if (ret) {

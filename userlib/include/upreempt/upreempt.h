@@ -165,7 +165,17 @@ struct upreempt_request_opts {
 	uint32_t	flags;		/* UPREEMPT_REQ_RING, UPREEMPT_REQ_OR_BLOCKED */
 	uint64_t	cookie;
 	uint64_t	deadline_ns;
+	uint64_t	grace_ns;	/* so long the thread may come by itself: see upreempt_poll() */
 };
+
+/*
+ * The three uses of Go's proposal, as values of grace_ns in options: to stop the world
+ * (force at once), to scan a stack (loosely: 1 ms), to schedule (10 ms, as Go's sysmon).
+ *	UPREEMPT_OPTS(upreempt_request_opts, o, .kind = UPREEMPT_STOP, UPREEMPT_FOR_SCAN);
+ */
+#define UPREEMPT_FOR_STW	.grace_ns = 0
+#define UPREEMPT_FOR_SCAN	.grace_ns = 1000000
+#define UPREEMPT_FOR_SCHED	.grace_ns = 10000000
 
 /*
  * Ask and wait until it is final. The outcome is in *event (may be NULL).
@@ -242,6 +252,144 @@ static inline void upreempt_enable(void)
 	if (__builtin_expect(*(volatile uint32_t *)&slot->pending != 0, 0))
 		upreempt_check();
 }
+
+/* ---- coming by oneself --------------------------------------------------- */
+
+/*
+ * Polls: cooperative points of the calling thread. A request or a stop of the world with
+ * a grace is granted here, with outcome COOPERATED, and deferred actions run. A poll
+ * that nobody waits for costs a load and a branch.
+ */
+UPREEMPT_API void upreempt_poll_slow(void);
+
+static inline void upreempt_poll(void)
+{
+	if (__builtin_expect(*(volatile uint32_t *)&upreempt_slot_self->poll != 0, 0))
+		upreempt_poll_slow();
+}
+
+/*
+ * The same by a load that faults when somebody wants the thread: no branch, no flags but
+ * those that test changes. Runs no deferred actions. With the signal backend it never faults.
+ */
+static inline void upreempt_poll_load(void)
+{
+	uint64_t trigger = __atomic_load_n(&upreempt_slot_self->trigger, __ATOMIC_RELAXED);
+
+	__asm__ __volatile__(".byte 0x84, 0x00"	/* test %al,(%rax): the module knows it */
+			     : : "a"(trigger) : "cc", "memory");
+}
+
+/* The same on every n-th call only: a decrement and a branch for the others. */
+static inline void upreempt_poll_counted(uint32_t n)
+{
+	struct upreempt_slot *slot = upreempt_slot_self;
+
+	if (__builtin_expect(slot->user[0]-- == 0, 0)) {
+		slot->user[0] = n;
+		upreempt_poll();
+	}
+}
+
+/* Something to be done by a thread at its next cooperative point. The caller's memory. */
+struct upreempt_action {
+	void (*fn)(struct upreempt_action *action);
+	struct upreempt_action *next;	/* the library's */
+};
+
+/*
+ * Run action->fn(action) in the thread at its next upreempt_poll(), exactly once, never
+ * asynchronously; at the latest when it unregisters. In the order of the calls. The memory
+ * has to stay until fn is called, which may use it again. -ESRCH: the thread is gone.
+ */
+UPREEMPT_API int upreempt_defer(struct upreempt_thread *thread, struct upreempt_action *action);
+
+/* ---- all threads --------------------------------------------------------- */
+
+struct upreempt_world_opts {
+	size_t		size;
+	uint32_t	flags;		/* UPREEMPT_WORLD_* */
+	uint64_t	grace_ns;	/* UPREEMPT_FOR_STW, ... */
+	uint64_t	deadline_ns;
+};
+
+/*
+ * Stop all threads of the domain but the caller. Returns how many are still running at
+ * the deadline (0: none; report->late names them); all others run no user instruction
+ * until upreempt_world_start(). Threads in a system call are held at its return, without
+ * being woken: what the kernel does for them meanwhile goes on, and so do unregistered
+ * threads (report->unregistered). A thread may be held while it owns a lock of libc:
+ * between stop and start call nothing that takes one, malloc() included.
+ *
+ * Nests: the same thread may stop again, which waits for the stragglers once more. If
+ * the caller exits, the world goes on. opts and report may be NULL.
+ * -EPERM: not the process that opened the domain. -EINVAL: flags. -EAGAIN (flag TRY),
+ * -ETIMEDOUT: another thread has stopped the world. With flag ALL -ETIMEDOUT also: there
+ * were stragglers; with flag REGISTERED -EBUSY: there are unregistered threads; nothing
+ * is stopped then, and the report says who. Other signals' handlers run during the wait.
+ */
+UPREEMPT_API int upreempt_world_stop(struct upreempt_domain *domain,
+				     const struct upreempt_world_opts *opts,
+				     struct upreempt_world *report);
+/* Undo one stop. -EPERM: the caller has not stopped the world. */
+UPREEMPT_API int upreempt_world_start(struct upreempt_domain *domain);
+/*
+ * The report as text, with the slowest thread's name, place (symbol+offset) and reason.
+ * Returns the length as snprintf() does.
+ */
+UPREEMPT_API int upreempt_world_format(const struct upreempt_world *report, char *text,
+				       size_t size);
+
+/* A thread that stands still: its registers, and the live part of its stack [sp, hi) */
+struct upreempt_snapshot {
+	size_t		size;
+	uint16_t	outcome;	/* LANDED, COOPERATED or BLOCKED */
+	uint16_t	frame;		/* enum upreempt_frame: what regs are */
+	uint64_t	sp, hi;		/* hi 0: the thread was registered without bounds */
+	struct upreempt_regs regs;
+};
+
+/*
+ * Where a thread stands: while the caller has stopped the world, or a STOP holds the thread.
+ * The 128 bytes below sp may be live too (red zone). snapshot->size set by the caller.
+ * -EBUSY: it is not held. -ESRCH: it is gone. -EINVAL: size.
+ */
+UPREEMPT_API int upreempt_thread_context(struct upreempt_thread *thread,
+					 struct upreempt_snapshot *snapshot);
+/* Call fn for each registered thread until it returns non-zero; returns that. */
+UPREEMPT_API int upreempt_domain_threads(struct upreempt_domain *domain,
+					 int (*fn)(struct upreempt_thread *thread, void *arg),
+					 void *arg);
+
+/*
+ * at: where the thread stands. Runs in the thread itself as a handler does, or, for a
+ * thread that is in a system call or takes no REDIRECT, in the caller while the thread is
+ * held: upreempt_thread_self() tells.
+ */
+typedef void (*upreempt_handshake_fn)(struct upreempt_thread *thread,
+				      const struct upreempt_snapshot *at, void *arg);
+
+struct upreempt_handshake {
+	size_t		size;
+	uint32_t	threads;	/* registered when it began */
+	uint32_t	self;		/* ran fn themselves; the caller too */
+	uint32_t	proxy;		/* the caller ran it for them */
+	uint32_t	gone;		/* left before */
+	uint32_t	unfinished;	/* fn did not begin, or not return, before the deadline */
+	uint32_t	tid;		/* the first of those; 0: none */
+	uint16_t	reason;		/* why it has not begun; 0: it has */
+	uint64_t	rip;		/* where it was seen last */
+};
+
+/*
+ * Run fn for every registered thread exactly once, each at its own safe point: no global
+ * pause. Returns how many are unfinished. A thread whose fn has begun finishes it: arg has
+ * to stay until then. One handshake at a time in a domain; others wait for their turn.
+ * report may be NULL. -EINVAL. -ETIMEDOUT: no turn before the deadline; fn ran nowhere.
+ */
+UPREEMPT_API int upreempt_handshake(struct upreempt_domain *domain, upreempt_handshake_fn fn,
+				    void *arg, uint64_t deadline_ns,
+				    struct upreempt_handshake *report);
 
 #ifdef __cplusplus
 }

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: LGPL-2.1 OR MIT
+/* Stopping the world: what is the same for both backends. The rest is kmod/world.c or signal_world.c. */
+#include "backend.h"
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define KNOWN_WORLD_FLAGS (UPREEMPT_WORLD_ALL | UPREEMPT_WORLD_REGISTERED | UPREEMPT_WORLD_TRY)
+
+int upreempt_world_stop(struct upreempt_domain *d, const struct upreempt_world_opts *opts,
+			struct upreempt_world *report)
+{
+	struct upreempt_world own, *r = report ? report : &own;
+	struct upreempt_world_opts o;
+	int ret;
+
+	if (!d)
+		return -EINVAL;
+	if (d->generation != upreempt_generation)
+		return -EPERM;
+	ret = upreempt_copy_opts(&o, sizeof(o), opts);
+	if (ret)
+		return ret;
+	if (o.flags & ~KNOWN_WORLD_FLAGS)
+		return -EINVAL;
+	memset(r, 0, sizeof(*r));
+	r->size = sizeof(*r);
+	r->flags = o.flags;
+	r->grace_ns = o.grace_ns;
+	r->deadline_ns = o.deadline_ns;
+	ret = d->ops->world_stop(d, r);
+	if (ret)
+		return ret;
+	d->depth = r->depth;
+	__atomic_store_n(&d->stopper, (pid_t)upreempt_syscall(SYS_gettid, 0, 0, 0, 0, 0, 0),
+			 __ATOMIC_RELAXED);
+	return (int)r->stragglers;
+}
+
+bool upreempt_is_stopper(const struct upreempt_domain *d)
+{
+	return __atomic_load_n(&d->stopper, __ATOMIC_RELAXED) ==
+	       (pid_t)upreempt_syscall(SYS_gettid, 0, 0, 0, 0, 0, 0);
+}
+
+int upreempt_world_start(struct upreempt_domain *d)
+{
+	if (!d)
+		return -EINVAL;
+	if (d->generation != upreempt_generation)
+		return -EPERM;
+	/* Before: afterwards another thread may have stopped it. */
+	if (upreempt_is_stopper(d) && !--d->depth)
+		__atomic_store_n(&d->stopper, 0, __ATOMIC_RELAXED);
+	return d->ops->world_start(d);
+}
+
+/* symbol+offset of a code address, or the address */
+static void place(uint64_t rip, char *text, size_t size)
+{
+	Dl_info info;
+
+	if (!dladdr((void *)(uintptr_t)rip, &info) || !info.dli_fname)
+		snprintf(text, size, "0x%llx", (unsigned long long)rip);
+	else if (info.dli_sname)
+		snprintf(text, size, "%s+0x%llx", info.dli_sname,
+			 (unsigned long long)(rip - (uintptr_t)info.dli_saddr));
+	else
+		snprintf(text, size, "%s+0x%llx", strrchr(info.dli_fname, '/') ?
+			 strrchr(info.dli_fname, '/') + 1 : info.dli_fname,
+			 (unsigned long long)(rip - (uintptr_t)info.dli_fbase));
+}
+
+static uint64_t us(uint64_t to, uint64_t from)
+{
+	return to > from ? (to - from) / 1000 : 0;
+}
+
+int upreempt_world_format(const struct upreempt_world *r, char *text, size_t size)
+{
+	const struct upreempt_world_thread *s = &r->slowest;
+	char who[160] = "", where[96];
+
+	if (s->tid || s->reason) {
+		place(s->rip, where, sizeof(where));
+		snprintf(who, sizeof(who), "; %s %s[%u] at %s, %llu us%s%s",
+			 r->stragglers ? "late:" : "slowest:", s->comm, s->tid, where,
+			 (unsigned long long)s->ns / 1000, s->reason ? ", " : "",
+			 s->reason ? upreempt_reason_name(s->reason) : "");
+	}
+	return snprintf(text, size, "%u threads in %llu us: %u landed, %u preempted, "
+			"%u cooperated, %u blocked, %u late, %u unregistered; %u IPIs, "
+			"sent after %llu us, answered after %llu us, first stood after %llu us, "
+			"last after %llu us%s", r->threads,
+			(unsigned long long)us(r->final_ns, r->request_ns), r->landed,
+			r->preempted, r->cooperated, r->blocked, r->stragglers, r->unregistered,
+			r->ipis, (unsigned long long)us(r->sent_ns, r->request_ns),
+			(unsigned long long)us(r->acked_ns, r->request_ns),
+			(unsigned long long)us(r->first_ns, r->request_ns),
+			(unsigned long long)us(r->last_ns, r->request_ns), who);
+}
+
+int upreempt_thread_context(struct upreempt_thread *t, struct upreempt_snapshot *snapshot)
+{
+	struct upreempt_request_opts o = { .size = sizeof(o), .kind = UPREEMPT_SAMPLE };
+	struct upreempt_snapshot s = { .size = sizeof(s) };
+	struct upreempt_event e;
+	int ret;
+
+	if (!t || !snapshot || snapshot->size < sizeof(s))
+		return -EINVAL;
+	if (!upreempt_is_stopper(t->domain) && !__atomic_load_n(&t->slot->held, __ATOMIC_ACQUIRE))
+		return -EBUSY;
+	ret = upreempt_request(t, &o, &e);
+	if (ret)
+		return ret;
+	if (e.outcome == UPREEMPT_GONE)
+		return -ESRCH;
+	if (!e.frame)
+		return -EBUSY;
+	s.outcome = e.outcome;
+	s.frame = e.frame;
+	s.sp = e.regs.rsp;
+	s.hi = t->stack_hi;
+	s.regs = e.regs;
+	s.size = snapshot->size;
+	memcpy(snapshot, &s, sizeof(s));
+	return 0;
+}
+
+int upreempt_domain_threads(struct upreempt_domain *d,
+			    int (*fn)(struct upreempt_thread *t, void *arg), void *arg)
+{
+	struct upreempt_thread *t;
+	int ret = 0;
+
+	if (!d || !fn)
+		return -EINVAL;
+	if (d->generation != upreempt_generation)
+		return -EPERM;
+	/* Nobody is stopped while he holds it: up_lock(). */
+	up_lock(&d->lock);
+	for (t = d->live; t && !ret; t = t->next)
+		if (!__atomic_load_n(&t->gone, __ATOMIC_ACQUIRE))
+			ret = fn(t, arg);
+	up_unlock(&d->lock);
+	return ret;
+}
