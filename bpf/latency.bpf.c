@@ -288,6 +288,24 @@ static __always_inline int on_gate(__u32 domain, __u32 tid, __u32 enter)
 	return 0;
 }
 
+/* The tracepoints of a stop carry its times; how: enum up_world_state of kmod/upreempt.h */
+static __always_inline int on_world_thread(__u32 how, __u64 ns)
+{
+	enum upreempt_outcome outcome = how == 4 ? UPREEMPT_COOPERATED :
+					how == 5 ? UPREEMPT_BLOCKED : UPREEMPT_LANDED;
+
+	if (!foreign())
+		record(STAGE_WORLD_THREAD, UPREEMPT_STOP, outcome, 0, ns);
+	return 0;
+}
+
+static __always_inline int on_world(enum latency_stage stage, __u64 ns)
+{
+	if (!foreign())
+		record(stage, UPREEMPT_STOP, 0, 0, ns);
+	return 0;
+}
+
 /* Two programs, one body; the arguments are those of kmod/trace.h, in order */
 #define MODULE_TRACEPOINT(name, body)					\
 	SEC("tp_btf/upreempt_" #name)					\
@@ -302,6 +320,9 @@ MODULE_TRACEPOINT(defer, on_defer(arg[0], arg[1], arg[4]))
 MODULE_TRACEPOINT(deliver, on_deliver(arg[0], arg[1], arg[2], arg[3]))
 MODULE_TRACEPOINT(outcome, on_outcome(arg[0], arg[2], arg[3], arg[4]))
 MODULE_TRACEPOINT(gate, on_gate(arg[0], arg[1], (__u8)arg[2]))
+MODULE_TRACEPOINT(world_thread, on_world_thread(arg[2], arg[6]))
+MODULE_TRACEPOINT(world_stopped, on_world(STAGE_WORLD_STOPPED, arg[2]))
+MODULE_TRACEPOINT(world_start, on_world(STAGE_WORLD_HELD, arg[2]))
 
 /* ---- the library's trace functions --------------------------------------- */
 

@@ -32,6 +32,9 @@ enum latency_stage {
 	STAGE_SIGNAL_LANDING,
 	STAGE_SIGNAL_RESUME,
 	STAGE_SIGNAL_TOTAL,		/* signal_generate -> resume */
+	STAGE_WORLD_THREAD,		/* a stop of the world: until one thread stood */
+	STAGE_WORLD_STOPPED,		/* until all stood, or the deadline */
+	STAGE_WORLD_HELD,		/* until the world went on */
 	STAGE_MAX,
 };
 

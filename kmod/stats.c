@@ -156,20 +156,46 @@ static const char *up_thread_state(const struct up_thread *t)
 	return READ_ONCE(t->task->__state) == TASK_RUNNING ? "off" : "blocked";
 }
 
+/* One word: the line is read by programs. */
+static void up_one_word(char *comm)
+{
+	if (!*comm)
+		strcpy(comm, "-");
+	for (; *comm; comm++)
+		if (*comm <= ' ' || *comm > '~')
+			*comm = '_';
+}
+
+/* The domain's stops of the world; the slowest thread is that of the last one. */
+static void up_show_world(struct seq_file *m, const char *prefix, struct up_domain *d)
+{
+	struct upreempt_world_thread s;
+
+	if (!up_domain_ready(d) || !READ_ONCE(d->world.stops))
+		return;
+	up_world_slowest(d, &s);
+	up_one_word(s.comm);
+	seq_printf(m, "%sworld %u pid %d stops %llu ns %llu late %llu stopped %d last_ns %llu",
+		   prefix, d->id, pid_vnr(d->owner), READ_ONCE(d->world.stops),
+		   READ_ONCE(d->world.ns), READ_ONCE(d->world.late_sum),
+		   READ_ONCE(d->world.epoch) & 1, READ_ONCE(d->world.last_stop_ns));
+	seq_printf(m, " slowest %u comm %s slowest_ns %llu attempts %u reason %s ip 0x%llx\n",
+		   s.tid, s.comm, s.ns, s.attempts,
+		   s.reason ? up_reason_names[s.reason] : "-", s.rip);
+}
+
 static void up_show_thread(struct seq_file *m, const char *prefix, struct up_thread *t)
 {
 	struct up_counters c;
-	char comm[TASK_COMM_LEN], *p;
+	char comm[TASK_COMM_LEN];
 	int i;
 
 	up_thread_counters(t, &c);
 	get_task_comm(comm, t->task);
-	for (p = comm; *p; p++)		/* one word: the line is read by programs */
-		if (*p <= ' ' || *p > '~')
-			*p = '_';
+	up_one_word(comm);
 	seq_printf(m, "%sthread %d domain %u pid %d comm %s state %s held %u pending %d requests %llu",
 		   prefix, task_pid_vnr(t->task), t->domain->id, pid_vnr(t->domain->owner),
-		   comm[0] ? comm : "-", up_thread_state(t), READ_ONCE(t->hold),
+		   comm, up_thread_state(t), READ_ONCE(t->hold),
 		   !!(READ_ONCE(t->attention) & UP_ATT_PENDING), up_requests(&c));
 	seq_printf(m, " sample=%llu stop=%llu redirect=%llu landed=%llu cooperated=%llu",
 		   c.kinds[UPREEMPT_SAMPLE], c.kinds[UPREEMPT_STOP], c.kinds[UPREEMPT_REDIRECT],
@@ -193,6 +219,7 @@ static void up_show(struct seq_file *m, const char *prefix, struct up_domain *d)
 
 	up_domain_counters(d, &sum);
 	up_show_domain(m, prefix, d, &sum);
+	up_show_world(m, prefix, d);
 	list_for_each_entry(t, &d->all_threads, all)
 		up_show_thread(m, prefix, t);
 }

@@ -269,8 +269,8 @@ TRACE_EVENT(upreempt_world_thread,
 );
 
 TRACE_EVENT(upreempt_world_stopped,
-	TP_PROTO(u32 domain, u32 tid, const struct upreempt_world *r),
-	TP_ARGS(domain, tid, r),
+	TP_PROTO(u32 domain, u32 tid, u64 ns, const struct upreempt_world *r),
+	TP_ARGS(domain, tid, ns, r),
 	TP_STRUCT__entry(
 		__field(u32, domain)
 		__field(u32, tid)
@@ -293,7 +293,7 @@ TRACE_EVENT(upreempt_world_stopped,
 		__entry->blocked = r->blocked;
 		__entry->stragglers = r->stragglers;
 		__entry->slowest = r->slowest.tid;
-		__entry->ns = r->final_ns - r->request_ns;
+		__entry->ns = ns;
 	),
 	TP_printk("domain=%u by=%u threads=%u landed=%u preempted=%u cooperated=%u blocked=%u stragglers=%u slowest=%u ns=%llu",
 		  __entry->domain, __entry->tid, __entry->threads, __entry->landed,

@@ -240,6 +240,7 @@ struct up_world {
 	u64 request_ns, sent_ns, acked_ns, first_ns, last_ns, warn_ns;
 	struct upreempt_world_thread slowest;
 	u64 stops, ns, late_sum;	/* since the beginning */
+	u64 last_stop_ns;		/* how long the last stop took */
 
 	wait_queue_head_t gate;		/* the stopped threads */
 	wait_queue_head_t done;		/* the stopper, until complete */
@@ -400,6 +401,7 @@ void up_world_gone(struct up_thread *t);
 void up_poll_set(struct up_thread *t);
 int up_world_stop(struct up_domain *d, struct upreempt_world *arg);
 int up_world_start(struct up_domain *d);
+void up_world_slowest(struct up_domain *d, struct upreempt_world_thread *slowest);
 int up_world_init(struct up_domain *d);
 void up_world_close(struct up_domain *d);
 void up_world_free(struct up_domain *d);

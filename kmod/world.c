@@ -149,7 +149,7 @@ static void up_world_stood(struct up_thread *t, enum up_world_state how, unsigne
 
 	if (up_state(t) == UP_W_LATE)
 		list_del_init(&t->w_late);
-	else
+	if (up_state(t) != UP_W_LATE || t->w_reason == UPREEMPT_R_NOT_RUN)
 		t->w_reason = UPREEMPT_R_NONE;
 	t->w_epoch = w->epoch;
 	t->w_state = how;
@@ -271,6 +271,11 @@ bool up_world_hook(struct up_thread *t, const struct pt_regs *regs)
 	raw_spin_lock(&w->lock);
 	if (!up_concerned(t)) {
 		hold = false;
+	} else if (up_state(t) == UP_W_NONE) {
+		/* Out of its system call. Stopped it was before, and needs no counting. */
+		t->w_epoch = w->epoch;
+		t->w_state = UP_W_BLOCKED;
+		w->count[UP_W_BLOCKED]++;
 	} else if (up_state(t) == UP_W_LATE) {
 		ip = up_thread_true_ip(current, regs);
 		reason = ip == regs->ip ? up_check_stop(t, regs) : UPREEMPT_R_NONE;
@@ -707,7 +712,9 @@ static void up_world_report(struct up_domain *d, const struct up_thread *self,
 	r->acked_ns = w->acked_ns;
 	r->first_ns = w->first_ns;
 	r->last_ns = w->last_ns;
-	r->slowest = r->stragglers ? r->late[0] : w->slowest;
+	if (r->stragglers)
+		w->slowest = r->late[0];
+	r->slowest = w->slowest;
 	all = atomic_read(&d->nr_threads);
 	raw_spin_unlock_irq(&w->lock);
 
@@ -716,7 +723,8 @@ static void up_world_report(struct up_domain *d, const struct up_thread *self,
 	r->blocked = max((int)r->threads - counted, 0);
 	r->unregistered = max(get_nr_threads(current) - all - !self, 0);
 	r->final_ns = ktime_get_ns();
-	trace_upreempt_world_stopped(d->id, w->tid, r);
+	w->last_stop_ns = r->final_ns - r->request_ns;
+	trace_upreempt_world_stopped(d->id, w->tid, w->last_stop_ns, r);
 }
 
 static void up_world_release(struct up_domain *d)
@@ -793,6 +801,14 @@ int up_world_start(struct up_domain *d)
 		up_on_cpu(self, UP_FROM_SELF);
 	local_irq_restore(flags);
 	return 0;
+}
+
+/* Who was the slowest in the last stop, for those who look from outside. */
+void up_world_slowest(struct up_domain *d, struct upreempt_world_thread *slowest)
+{
+	raw_spin_lock_irq(&d->world.lock);
+	*slowest = d->world.slowest;
+	raw_spin_unlock_irq(&d->world.lock);
 }
 
 /* ---- the domain's life ------------------------------------------------------------------------ */

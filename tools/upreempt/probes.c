@@ -44,6 +44,9 @@ static const struct {
 	[STAGE_SIGNAL_LANDING]	= { "signal_deliver_landing", "signal deliver → landing" },
 	[STAGE_SIGNAL_RESUME]	= { "signal_landing_resume", "landing → resume (handler)" },
 	[STAGE_SIGNAL_TOTAL]	= { "signal_generate_resume", "signal generate → resume" },
+	[STAGE_WORLD_THREAD]	= { "world_thread",	"stop → a thread stands" },
+	[STAGE_WORLD_STOPPED]	= { "world_stopped",	"stop → the world stands" },
+	[STAGE_WORLD_HELD]	= { "world_held",	"stop → the world goes on" },
 };
 
 const char *stage_key(enum latency_stage stage)

@@ -6,6 +6,7 @@
  */
 #include "cmd.h"
 #include "out.h"
+#include "sym.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -58,7 +59,17 @@ struct domain_row {
 	unsigned long long requests, dropped;
 };
 
+/* Stops of the world; the slowest thread is that of the last one. */
+struct world_row {
+	unsigned int id, tid, attempts;
+	int pid, stopped;
+	unsigned long long stops, ns, late, last_ns, slowest_ns, ip;
+	char comm[20], reason[20];
+};
+
 struct snapshot {
+	struct world_row *worlds;
+	size_t nworlds;
 	struct thread_row *threads;
 	size_t nthreads;
 	struct domain_row *domains;
@@ -126,6 +137,7 @@ static void parse_counter(struct thread_row *t, const char *key, const char *val
 static void parse_line(struct snapshot *s, char *line)
 {
 	struct domain_row d = {};
+	struct world_row w = {};
 	struct thread_row t = {};
 	char *word, *save, *eq;
 
@@ -135,6 +147,14 @@ static void parse_line(struct snapshot *s, char *line)
 		   &d.threads, &d.requests, &d.dropped) == 5) {
 		s->domains = grow(s->domains, s->ndomains, sizeof(d));
 		s->domains[s->ndomains++] = d;
+		return;
+	}
+	if (sscanf(line, "world %u pid %d stops %llu ns %llu late %llu stopped %d last_ns %llu "
+		   "slowest %u comm %19s slowest_ns %llu attempts %u reason %19s ip %llx", &w.id,
+		   &w.pid, &w.stops, &w.ns, &w.late, &w.stopped, &w.last_ns, &w.tid, w.comm,
+		   &w.slowest_ns, &w.attempts, w.reason, &w.ip) == 13) {
+		s->worlds = grow(s->worlds, s->nworlds, sizeof(w));
+		s->worlds[s->nworlds++] = w;
 		return;
 	}
 	if (sscanf(line, "thread %d domain %u pid %d comm %19s state %11s held %u pending %u "
@@ -170,6 +190,7 @@ static bool parse_file(struct snapshot *s, const char *path)
 static void forget(struct snapshot *s)
 {
 	free(s->threads);
+	free(s->worlds);
 	free(s->domains);
 	memset(s, 0, sizeof(*s));
 }
@@ -210,6 +231,10 @@ static int take_process(struct snapshot *s, int pid)
 		for (i = 0; !known && i < one.ndomains; i++) {
 			s->domains = grow(s->domains, s->ndomains, sizeof(*s->domains));
 			s->domains[s->ndomains++] = one.domains[i];
+		}
+		for (i = 0; !known && i < one.nworlds; i++) {
+			s->worlds = grow(s->worlds, s->nworlds, sizeof(*s->worlds));
+			s->worlds[s->nworlds++] = one.worlds[i];
 		}
 		for (i = 0; !known && i < one.nthreads; i++) {
 			s->threads = grow(s->threads, s->nthreads, sizeof(*s->threads));
@@ -284,6 +309,69 @@ static void show_domains(const struct snapshot *s)
 		out_cell_u64(t, s->domains[i].dropped);
 	}
 	out_table_end(t);
+}
+
+static const struct world_row *same_world(const struct snapshot *s, unsigned int id)
+{
+	size_t i;
+
+	for (i = 0; i < s->nworlds; i++)
+		if (s->worlds[i].id == id)
+			return &s->worlds[i];
+	return NULL;
+}
+
+/* In text only where somebody has stopped the world. */
+static void show_worlds(const struct snapshot *s, const struct snapshot *before, bool json)
+{
+	static const struct out_col cols[] = {
+		{ "domain", "domain", true }, { "pid", "pid", true }, { "stops", "stops", true },
+		{ "per_s", "per s", true }, { "held_ns", "held µs", true },
+		{ "late", "late", true }, { "stopped", "now", true },
+		{ "last_ns", "last stop µs", true }, { "slowest_ns", "slowest µs", true },
+		{ "tid", "tid", true }, { "comm", "name", false }, { "place", "at", false },
+		{ "reason", "because of", false },
+	};
+	double seconds = before->ns ? (s->ns - before->ns) / 1e9 : 0;
+	struct out_table *t;
+	char place[96];
+	size_t i;
+
+	if (!json && !s->nworlds)
+		return;
+	t = out_table("worlds", json ? NULL : "Stops of the world, and who stood last in the last one",
+		      cols, sizeof(cols) / sizeof(cols[0]));
+	for (i = 0; i < s->nworlds; i++) {
+		const struct world_row *w = &s->worlds[i], *old = same_world(before, w->id);
+
+		out_cell_u64(t, w->id);
+		out_cell_u64(t, w->pid);
+		out_cell_u64(t, w->stops);
+		if (old && seconds > 0)
+			out_cell(t, "%.0f", (w->stops - old->stops) / seconds);
+		else
+			out_cell_none(t);
+		out_cell_ns(t, w->ns);
+		out_cell_u64(t, w->late);
+		out_cell(t, "%s", w->stopped ? "stopped" : "runs");
+		out_cell_ns(t, w->last_ns);
+		if (w->tid) {
+			sym_name_of(w->pid, w->ip, place, sizeof(place));
+			out_cell_ns(t, w->slowest_ns);
+			out_cell_u64(t, w->tid);
+			out_cell(t, "%s", w->comm);
+			out_cell(t, "%s", place);
+			out_cell(t, "%s", w->reason);
+		} else {
+			out_cell_none(t);
+			out_cell_none(t);
+			out_cell_none(t);
+			out_cell_none(t);
+			out_cell_none(t);
+		}
+	}
+	out_table_end(t);
+	sym_close();
 }
 
 static void show_text(const struct snapshot *s, const struct snapshot *before)
@@ -394,11 +482,13 @@ static void show(const struct snapshot *s, const struct snapshot *before, const 
 	if (o->json) {
 		out_u64("ns", NULL, s->ns);
 		show_domains(s);
+		show_worlds(s, before, true);
 		show_json(s);
 	} else if (!s->nthreads) {
 		out_note(NULL, "No thread is registered (%zu domain%s open).", s->ndomains,
 			 s->ndomains == 1 ? " is" : "s are");
 	} else {
+		show_worlds(s, before, false);
 		show_text(s, before);
 	}
 	out_finish();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1 OR MIT
-/* Names for addresses of this process. */
+/* Names for addresses of this process, or of another one. */
 #include "sym.h"
 
 #include <elfutils/libdwfl.h>
@@ -8,8 +8,9 @@
 #include <unistd.h>
 
 static Dwfl *dwfl;
+static int of_pid;
 
-static Dwfl *open_self(void)
+static Dwfl *open_process(int pid)
 {
 	static char *no_debuginfo;	/* no separate files, no debuginfod: symbols are enough */
 	static const Dwfl_Callbacks callbacks = {
@@ -18,19 +19,21 @@ static Dwfl *open_self(void)
 		.debuginfo_path = &no_debuginfo,
 	};
 
-	if (dwfl)
+	if (dwfl && of_pid == pid)
 		return dwfl;
+	sym_close();
 	dwfl = dwfl_begin(&callbacks);
 	if (!dwfl)
 		return NULL;
-	if (dwfl_linux_proc_report(dwfl, getpid()) || dwfl_report_end(dwfl, NULL, NULL))
+	of_pid = pid;
+	if (dwfl_linux_proc_report(dwfl, pid) || dwfl_report_end(dwfl, NULL, NULL))
 		sym_close();
 	return dwfl;
 }
 
-void sym_name(uint64_t addr, char *buf, size_t size)
+void sym_name_of(int pid, uint64_t addr, char *buf, size_t size)
 {
-	Dwfl_Module *mod = open_self() ? dwfl_addrmodule(dwfl, addr) : NULL;
+	Dwfl_Module *mod = open_process(pid) ? dwfl_addrmodule(dwfl, addr) : NULL;
 	GElf_Off offset;
 	GElf_Sym sym;
 	const char *name, *slash;
@@ -53,6 +56,11 @@ void sym_name(uint64_t addr, char *buf, size_t size)
 	slash = strrchr(name, '/');
 	snprintf(buf, size, "%s+%#llx", slash ? slash + 1 : name,
 		 (unsigned long long)(addr - start));
+}
+
+void sym_name(uint64_t addr, char *buf, size_t size)
+{
+	sym_name_of(getpid(), addr, buf, size);
 }
 
 void sym_close(void)

@@ -8,6 +8,8 @@
 
 /* "symbol+0x12", or "file+0x1234", or the bare address */
 void sym_name(uint64_t addr, char *buf, size_t size);
+/* The same in another process, as far as we may look into it. */
+void sym_name_of(int pid, uint64_t addr, char *buf, size_t size);
 void sym_close(void);
 
 #endif
