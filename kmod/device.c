@@ -217,8 +217,14 @@ static struct up_thread *up_target(struct up_domain *d, u32 slot)
 
 static long up_request_and_wait(struct up_thread *t, struct upreempt_request *req)
 {
-	int ret = up_request_submit(t, req);
+	int ret;
 
+	/* Who waits anyway waits for room, too: a hundred requesters get their turn. */
+	while ((ret = up_request_submit(t, req)) == -EAGAIN && req->flags & UPREEMPT_REQ_WAIT) {
+		ret = up_request_await_room(t, req->deadline_ns);
+		if (ret)
+			return ret == -ERESTARTSYS ? -EINTR : ret;
+	}
 	if (ret || !(req->flags & UPREEMPT_REQ_WAIT))
 		return ret;
 	ret = up_request_wait(t, req->seq, 0, true, &req->event);

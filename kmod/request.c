@@ -26,8 +26,11 @@ static struct up_request *up_request_find(struct up_thread *t, u64 seq)
 /* Free the entry when nobody needs it any more. */
 static void up_request_settle(struct up_thread *t, struct up_request *r)
 {
-	if (r->state == UP_REQ_DONE && !r->held && r->nobody)
+	if (r->state == UP_REQ_DONE && !r->held && r->nobody) {
 		WRITE_ONCE(r->state, UP_REQ_FREE);
+		if (wq_has_sleeper(&t->wait))
+			up_thread_wake(t);	/* somebody may wait for room */
+	}
 	if (t->dead)
 		up_zombie_settle(t);
 }
@@ -332,6 +335,42 @@ static struct up_request *up_request_new(struct up_thread *t, const struct upree
 	r->event.reserved = 0;
 	r->state = UP_REQ_PENDING;
 	return r;
+}
+
+static bool up_request_room(const struct up_thread *t)
+{
+	int i;
+
+	for (i = 0; i < UP_MAX_REQUESTS; i++)
+		if (READ_ONCE(t->reqs[i].state) == UP_REQ_FREE)
+			return true;
+	return READ_ONCE(t->dead);
+}
+
+/**
+ * up_request_await_room - wait until the thread can take one more request
+ * @t: the target
+ * @deadline_ns: 0: none
+ *
+ * Context: process, may sleep.
+ * Return: 0, -EAGAIN (not before the deadline), -ERESTARTSYS, -EINTR (a REDIRECT of the caller).
+ */
+int up_request_await_room(struct up_thread *t, u64 deadline_ns)
+{
+	struct up_thread *self = up_thread_current();
+	u64 now = ktime_get_ns();
+	int ret;
+
+	if (t->task == current || (deadline_ns && deadline_ns <= now))
+		return -EAGAIN;
+	up_waits_for(self, t);
+	ret = wait_event_interruptible_hrtimeout(t->wait, up_request_room(t) ||
+			(self && READ_ONCE(self->attention) & UP_ATT_WANTED),
+			deadline_ns ? min_t(u64, deadline_ns - now, KTIME_MAX) : KTIME_MAX);
+	up_waits_for(self, NULL);
+	if (ret)
+		return ret == -ETIME ? -EAGAIN : ret;
+	return up_request_room(t) ? 0 : -EINTR;
 }
 
 static bool up_switched_off(const struct up_thread *t)

@@ -340,6 +340,7 @@ unsigned long up_thread_true_ip(struct task_struct *task, const struct pt_regs *
 
 /* request.c */
 int up_request_submit(struct up_thread *t, struct upreempt_request *arg);
+int up_request_await_room(struct up_thread *t, u64 deadline_ns);
 int up_request_wait(struct up_thread *t, u64 seq, u64 deadline_ns, bool spin,
 		    struct upreempt_event *event);
 void up_request_abandon(struct up_thread *t, u64 seq);

@@ -271,12 +271,22 @@ bool up_world_hook(struct up_thread *t, const struct pt_regs *regs)
 	raw_spin_lock(&w->lock);
 	if (!up_concerned(t)) {
 		hold = false;
-	} else if (up_state(t) == UP_W_NONE) {
-		/* Out of its system call. Stopped it was before, and needs no counting. */
-		t->w_epoch = w->epoch;
-		t->w_state = UP_W_BLOCKED;
-		w->count[UP_W_BLOCKED]++;
-	} else if (up_state(t) == UP_W_LATE) {
+		goto unlock;
+	}
+	if (up_state(t) == UP_W_NONE) {
+		/*
+		 * Out of its system call: it counts as stopped already. Or its own IPI is
+		 * still under way, and so the stop is not complete.
+		 */
+		if (up_in_syscall(regs) || w->complete) {
+			t->w_epoch = w->epoch;
+			t->w_state = UP_W_BLOCKED;
+			w->count[UP_W_BLOCKED]++;
+			goto unlock;
+		}
+		up_world_late(t, UPREEMPT_R_NOT_RUN, regs->ip);
+	}
+	if (up_state(t) == UP_W_LATE) {
 		ip = up_thread_true_ip(current, regs);
 		reason = ip == regs->ip ? up_check_stop(t, regs) : UPREEMPT_R_NONE;
 		if (!reason && !w->forced && !t->cooperating)
@@ -295,6 +305,7 @@ bool up_world_hook(struct up_thread *t, const struct pt_regs *regs)
 			}
 		}
 	}
+unlock:
 	raw_spin_unlock(&w->lock);
 	return hold;
 }

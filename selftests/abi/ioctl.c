@@ -559,7 +559,7 @@ TEST_F(dev, seventeen_requests)
 		ASSERT_TRUE(!i || seq[i] > seq[i - 1]);
 	}
 	EXPECT_EQ(-EAGAIN, raw_post(&self->r, self->other.slot, UPREEMPT_REDIRECT, 0, 0, &seq[16]));
-	EXPECT_EQ(-EAGAIN, raw_ask(&self->r, self->other.slot, UPREEMPT_SAMPLE, 0, &e));
+	EXPECT_EQ(-EAGAIN, raw_ask(&self->r, self->other.slot, UPREEMPT_SAMPLE, 20, &e));
 
 	/* a final one still counts until its outcome was taken */
 	EXPECT_EQ(-ETIMEDOUT, raw_wait(&self->r, self->other.slot, seq[5], 0, &e));

@@ -262,7 +262,10 @@ RAW_FN int raw_ask(struct raw *r, uint32_t slot, uint32_t kind, uint64_t ms,
 	int ret;
 
 	req.deadline_ns = raw_in(ms ? ms : RAW_LONG_MS);
-	ret = raw_ioctl(r->fd, UPREEMPT_IOC_REQUEST, &req);
+	do {
+		req.seq = 0;
+		ret = raw_ioctl(r->fd, UPREEMPT_IOC_REQUEST, &req);
+	} while (ret == -EINTR && !req.seq);
 	/* a signal, or only job control: the request goes on */
 	while (ret == -EINTR)
 		ret = raw_wait(r, slot, req.seq, 2 * RAW_LONG_MS, &req.event);

@@ -53,28 +53,28 @@ static void *hammer_main(void *arg)
 	return NULL;
 }
 
-TEST_F(req, sixteen_requesters_hammer_one_thread)
+static void hammer(struct __test_metadata *_metadata, struct raw *r, int n, uint64_t each)
 {
-	struct hammer h[16];
+	struct hammer h[100];
 	struct upreempt_stats s;
 	struct raw_target t;
 	uint64_t landed = 0, other = 0;
 
-	ASSERT_EQ(0, raw_spinner(&t, &self->r, RAW_LANDING));
-	for (int i = 0; i < 16; i++) {
-		h[i] = (struct hammer){ .r = &self->r, .slot = t.slot, .n = raw_scale(100) };
+	ASSERT_EQ(0, raw_spinner(&t, r, RAW_LANDING));
+	for (int i = 0; i < n; i++) {
+		h[i] = (struct hammer){ .r = r, .slot = t.slot, .n = each };
 		ASSERT_EQ(0, pthread_create(&h[i].thread, NULL, hammer_main, &h[i]));
 	}
-	for (int i = 0; i < 16; i++) {
+	for (int i = 0; i < n; i++) {
 		ASSERT_EQ(0, pthread_join(h[i].thread, NULL));
 		landed += h[i].landed;
 		other += h[i].other;
 	}
-	ASSERT_TRUE(RAW_UNTIL(!self->r.slots[t.slot].busy));
+	ASSERT_TRUE(RAW_UNTIL(!r->slots[t.slot].busy));
 	EXPECT_EQ(0, other);
-	EXPECT_EQ(16 * raw_scale(100), landed);
+	EXPECT_EQ((uint64_t)n * each, landed);
 	EXPECT_EQ(landed, t.land.count);
-	ASSERT_EQ(0, raw_stats(&self->r, t.slot, &s));
+	ASSERT_EQ(0, raw_stats(r, t.slot, &s));
 	EXPECT_EQ(landed, s.outcomes[UPREEMPT_LANDED]);
 	EXPECT_EQ(landed, s.kinds[UPREEMPT_REDIRECT]);
 	EXPECT_TRUE(raw_target_moves(&t));
@@ -82,6 +82,17 @@ TEST_F(req, sixteen_requesters_hammer_one_thread)
 	EXPECT_EQ(0, t.wrong);
 	TH_LOG("%llu landings, %llu IPIs, %llu visits of the hook", (unsigned long long)landed,
 	       (unsigned long long)s.ipis, (unsigned long long)s.hooks);
+}
+
+TEST_F(req, sixteen_requesters_hammer_one_thread)
+{
+	hammer(_metadata, &self->r, 16, raw_scale(100));
+}
+
+/* More than a thread has requests: the others wait for their turn. */
+TEST_F(req, hundred_requesters_hammer_one_thread)
+{
+	hammer(_metadata, &self->r, 100, raw_scale(20));
 }
 
 /* One visit of the hook answers all samples that wait. */

@@ -276,7 +276,7 @@ struct upreempt_register {
  * Without WAIT and RING the outcome is kept until UPREEMPT_IOC_WAIT takes it;
  * such requests count among the max_requests of the thread. When WAIT is broken
  * by a signal (EINTR) the request goes on and seq is valid: WAIT for it or
- * CANCEL it.
+ * CANCEL it. seq 0: there was no room yet, and there is no request.
  */
 struct upreempt_request {
 	__u32 size;
@@ -399,7 +399,8 @@ struct upreempt_world {
 /* UNREGISTER the calling thread. EPERM: the slot is another thread's. ESRCH: nobody's. */
 #define UPREEMPT_IOC_UNREGISTER	_IOW(UPREEMPT_IOC_MAGIC, 0x43, struct upreempt_ref)
 /*
- * REQUEST. ESRCH: no thread in that slot. EAGAIN: max_requests are outstanding.
+ * REQUEST. ESRCH: no thread in that slot. EAGAIN: max_requests are outstanding (with WAIT:
+ * until the deadline).
  * EDEADLK: STOP of oneself. EOPNOTSUPP: the thread has no landing. EINTR: see above.
  */
 #define UPREEMPT_IOC_REQUEST	_IOWR(UPREEMPT_IOC_MAGIC, 0x44, struct upreempt_request)
