@@ -107,7 +107,10 @@ void up_frame_requests(struct up_thread *t, const struct pt_regs *regs, bool on_
 		}
 		switch (r->event.kind) {
 		case UPREEMPT_SAMPLE:
-			up_request_complete(t, r, out, UPREEMPT_R_NONE, frame, &cap);
+			if (up_in_uprobe(t->task))
+				up_request_note(t, r, UPREEMPT_R_UPROBE, cap.rip);
+			else
+				up_request_complete(t, r, out, UPREEMPT_R_NONE, frame, &cap);
 			break;
 		case UPREEMPT_STOP:
 			if (up_world_owned_by(t))
@@ -388,7 +391,7 @@ static enum upreempt_reason up_verdict(struct up_thread *t, const struct up_requ
 			return UPREEMPT_R_HELD;
 		return redirected ? UPREEMPT_R_SLOT_BUSY : up_check_redirect(t, regs);
 	default:
-		return UPREEMPT_R_NONE;
+		return up_in_uprobe(current) ? UPREEMPT_R_UPROBE : UPREEMPT_R_NONE;
 	}
 }
 

@@ -51,10 +51,16 @@ bool up_at_signal_entry(const struct pt_regs *regs)
 	       regs->di - 1 < _NSIG && !regs->ax;
 }
 
-static bool up_in_uprobe(const struct task_struct *task)
+/*
+ * Between a uprobe's breakpoint and the end of its out-of-line step the frame is the kernel's:
+ * PC and TF, and with an operand relative to the PC a register, are lent. @task is current or
+ * pinned; only it changes this.
+ */
+bool up_in_uprobe(struct task_struct *task)
 {
 #ifdef CONFIG_UPROBES
-	return task->utask && task->utask->active_uprobe;
+	return test_tsk_thread_flag(task, TIF_UPROBE) ||
+	       (task->utask && task->utask->active_uprobe);
 #else
 	return false;
 #endif

@@ -387,6 +387,7 @@ enum upreempt_reason up_check_stop(struct up_thread *t, const struct pt_regs *re
 enum upreempt_reason up_check_off(struct up_thread *t, const struct pt_regs *regs,
 				  unsigned long ip);
 enum upreempt_reason up_check_redirect(struct up_thread *t, const struct pt_regs *regs);
+bool up_in_uprobe(struct task_struct *task);
 bool up_at_signal_entry(const struct pt_regs *regs);
 bool up_reason_is_final(enum upreempt_reason reason);
 
