@@ -370,8 +370,12 @@ static void up_redirect(struct up_thread *t, struct up_request *r, struct pt_reg
 	regs->si = r->event.seq;
 	if (up_guard(UP_GUARD_FLAGS))
 		regs->flags &= ~(X86_EFLAGS_DF | X86_EFLAGS_TF | X86_EFLAGS_RF | X86_EFLAGS_AC);
-	if (up_guard(UP_GUARD_ORIG_AX))
-		regs->orig_ax = -1;
+	/*
+	 * As in every frame that is not a system call's. No restart depends on it: the kernel
+	 * sets PC and rax back for one before the return notifiers run, interrupts stay off
+	 * from there to user mode, and the next entry writes the whole frame, -1 included.
+	 */
+	regs->orig_ax = -1;
 }
 
 /* What the hook says to one request: NONE grants it. */

@@ -20,7 +20,6 @@ enum up_guard {
 	UP_GUARD_SCHED_OUT	= 2,	/* disarm the hook at every context switch */
 	UP_GUARD_RED_ZONE	= 3,	/* the landing starts below the red zone */
 	UP_GUARD_FLAGS		= 4,	/* DF, TF, RF, AC are clear at the landing */
-	UP_GUARD_ORIG_AX	= 5,	/* no system call restart at the landing */
 	UP_GUARD_SIGNAL_FRAME	= 6,	/* not at a signal handler's first instruction */
 	UP_GUARD_FORWARD	= 7,	/* an IPI that missed its thread follows it */
 	UP_GUARD_STACK		= 8,	/* stack bounds and room */

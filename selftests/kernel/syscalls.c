@@ -479,6 +479,101 @@ TEST_F(storm, restart_after_sigcont)
 	kill(getpid(), SIGCONT);
 }
 
+/* For each byte that comes, stops the whole process for a moment. */
+static pid_t job_control(int *go)
+{
+	int fds[2];
+	pid_t pid;
+	char c;
+
+	if (pipe(fds))
+		return -1;
+	*go = fds[1];
+	pid = fork();
+	if (pid)
+		return pid;
+	close(fds[1]);
+	while (read(fds[0], &c, 1) == 1) {
+		kill(getppid(), SIGSTOP);
+		raw_sleep_us(1000);
+		kill(getppid(), SIGCONT);
+	}
+	_exit(0);
+}
+
+/*
+ * A sleeping call is interrupted without a handler, with a redirect pending: it lands where
+ * the call is about to be made again, PC and rax set back by the kernel, and nothing sets them
+ * back a second time, in the landing or after it. again: the number of the call to be made.
+ */
+static void redirect_at_restart(struct __test_metadata *_metadata, struct raw *r,
+				struct raw_target *t, uint64_t nr, uint64_t again)
+{
+	uint64_t end = raw_in(3000), landed = 0, seq;
+	struct upreempt_event e;
+	int go = -1, ret;
+	pid_t pid;
+
+	signal(SIGCONT, SIG_DFL);
+	signal(SIGCHLD, SIG_DFL);
+	pid = job_control(&go);
+	ASSERT_LT(0, pid);
+	while (landed < raw_scale(100) && raw_now() < end) {
+		ASSERT_TRUE(raw_sleeps(t->tid));
+		ASSERT_EQ(0, raw_post(r, t->slot, UPREEMPT_REDIRECT, 0, 0, &seq));
+		ASSERT_EQ(-ETIMEDOUT, raw_wait(r, t->slot, seq, 0, &e));
+		ASSERT_EQ(1, write(go, "x", 1));
+		do {
+			ret = raw_wait(r, t->slot, seq, RAW_LONG_MS, &e);
+		} while (ret == -EINTR);
+		ASSERT_EQ(0, ret);
+		ASSERT_EQ(UPREEMPT_LANDED, e.outcome);
+		ASSERT_EQ(0, memcmp((void *)e.regs.rip, "\x0f\x05", 2));
+		ASSERT_EQ(again, e.regs.rax);
+		ASSERT_EQ(landed ? again : nr, e.regs.orig_rax);
+		landed++;
+		ASSERT_TRUE(RAW_UNTIL(t->land.count == landed));
+	}
+	close(go);
+	EXPECT_EQ(0, raw_reap(pid, RAW_LONG_MS));
+	EXPECT_EQ(0, t->count);
+	TH_LOG("%llu redirects at a restart", (unsigned long long)landed);
+}
+
+TEST_F(storm, redirect_at_restart_of_read)
+{
+	struct raw_target t;
+
+	ASSERT_EQ(0, raw_reader(&t, &self->r, RAW_LANDING_YIELD));
+	redirect_at_restart(_metadata, &self->r, &t, SYS_read, SYS_read);
+	ASSERT_EQ(1, write(t.pipe[1], "x", 1));
+	EXPECT_TRUE(RAW_UNTIL(t.count == 1));
+	EXPECT_EQ(1, t.result);
+	EXPECT_EQ(0, raw_reader_stop(&t));
+}
+
+static void body_sleep_long(struct raw_target *t)
+{
+	struct timespec ts = { .tv_sec = 6 };
+	uint64_t start = raw_now();
+
+	CHECK(clock_nanosleep(CLOCK_MONOTONIC, 0, &ts, &ts) == 0);
+	CHECK(took(start, 6000));
+	body_end(t);
+}
+
+TEST_F(storm, redirect_at_restart_of_nanosleep)
+{
+	struct raw_target t;
+
+	raw_target_init(&t, &self->r, body_sleep_long, RAW_LANDING_YIELD);
+	ASSERT_EQ(0, raw_target_start(&t));
+	redirect_at_restart(_metadata, &self->r, &t, SYS_clock_nanosleep, SYS_restart_syscall);
+	EXPECT_TRUE(RAW_UNTIL(t.count == 1));
+	EXPECT_EQ(0, t.result);
+	EXPECT_EQ(0, raw_target_stop(&t));
+}
+
 /* -------- real signals while stopped -------- */
 
 static volatile int handled;
