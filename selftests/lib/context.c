@@ -271,6 +271,55 @@ TEST_F_TIMEOUT(context, no_xsave, 60)
 	EXPECT_EQ(0, ut_spinner_stop(&self->s));
 }
 
+/* ---- protection keys ------------------------------------------------------ */
+
+static uint32_t seen_pkru, saved_pkru, edited_pkru;
+
+static uint32_t read_pkru(void)
+{
+	uint32_t value, edx;
+
+	__asm__ volatile("rdpkru" : "=a"(value), "=d"(edx) : "c"(0));
+	return value;
+}
+
+/* Has the interrupted code's rights; what it does to its own is undone, an edit stays. */
+static void handle_pkru(struct upreempt_context *ctx, void *arg)
+{
+	uint32_t *saved = upreempt_context_xstate(ctx, 9, NULL);
+
+	(void)arg;
+	seen_pkru = read_pkru();
+	saved_pkru = saved ? *saved : 0;	/* NULL: the initial state */
+	if (saved && edited_pkru)
+		*saved = edited_pkru;
+	__asm__ volatile("wrpkru" : : "a"(0), "c"(0), "d"(0));
+	runs++;
+}
+
+TEST_F_TIMEOUT(context, protection_keys, 60)
+{
+	int key = pkey_alloc(0, 0);
+	uint32_t mine;
+
+	if (key < 0)
+		SKIP(return, "no protection keys");
+	mine = read_pkru();
+	self->s.handler = handle_pkru;
+	ASSERT_EQ(0, ut_spinner_start(&self->s));
+	for (int i = 0; i < 100; i++) {
+		ASSERT_EQ(0, redirect(self->s.thread));
+		ASSERT_EQ(mine, seen_pkru);
+		ASSERT_EQ(mine, saved_pkru);
+	}
+	edited_pkru = mine | 3U << 2 * key;
+	ASSERT_EQ(0, redirect(self->s.thread));
+	ASSERT_EQ(0, redirect(self->s.thread));
+	EXPECT_EQ(edited_pkru, seen_pkru);
+	EXPECT_TRUE(ut_moves(&self->s));
+	EXPECT_EQ(0, ut_spinner_stop(&self->s));
+}
+
 /* ---- nesting ------------------------------------------------------------- */
 
 static volatile int depth, deepest;
