@@ -13,17 +13,6 @@
 #include "upreempt.h"
 #include "trace.h"
 
-struct upreempt_slot *up_slot(const struct up_thread *t)
-{
-	return &t->domain->slots[t->index];
-}
-
-/* True when the task runs another program now (exec): the registration is void. */
-bool up_thread_moved_on(const struct up_thread *t)
-{
-	return READ_ONCE(t->task->mm) != t->mm && up_guard(UP_GUARD_MM);
-}
-
 /* ---- the scheduler's callbacks ------------------------------------------- */
 
 /*

@@ -303,6 +303,17 @@ static inline bool up_in_syscall(const struct pt_regs *regs)
 	return (int)regs->orig_ax >= 0;
 }
 
+static inline struct upreempt_slot *up_slot(const struct up_thread *t)
+{
+	return &t->domain->slots[t->index];
+}
+
+/* True when the task runs another program now (exec): the registration is void. */
+static inline bool up_thread_moved_on(const struct up_thread *t)
+{
+	return READ_ONCE(t->task->mm) != t->mm && up_guard(UP_GUARD_MM);
+}
+
 extern struct workqueue_struct *up_wq;
 extern struct list_head up_domains;
 extern struct mutex up_domains_lock;
@@ -332,10 +343,8 @@ void up_thread_put(struct up_thread *t);
 void up_thread_wake(struct up_thread *t);
 struct up_thread *up_thread_current(void);
 struct up_thread *up_thread_in(struct task_struct *task, const struct up_domain *d);
-struct upreempt_slot *up_slot(const struct up_thread *t);
 void up_zombie_add(struct up_thread *t);
 void up_zombie_settle(struct up_thread *t);
-bool up_thread_moved_on(const struct up_thread *t);
 unsigned long up_thread_true_ip(struct task_struct *task, const struct pt_regs *regs);
 
 /* request.c */
