@@ -400,7 +400,8 @@ static enum upreempt_reason up_verdict(struct up_thread *t, const struct up_requ
 }
 
 /*
- * Under t->lock. The samples show the thread before it was redirected.
+ * Under t->lock; up_hook() calls up_attention_update(). The samples show the thread before
+ * it was redirected.
  * @held: by a stop of the world
  */
 static void up_hook_requests(struct up_thread *t, struct pt_regs *regs, bool held)
@@ -422,8 +423,8 @@ static void up_hook_requests(struct up_thread *t, struct pt_regs *regs, bool hel
 		}
 		reason = up_verdict(t, r, regs, held, redirect);
 		if (up_reason_is_final(reason)) {
-			up_request_complete(t, r, UPREEMPT_UNSAFE, reason,
-					    UPREEMPT_FRAME_USER, &cap);
+			__up_request_complete(t, r, UPREEMPT_UNSAFE, reason,
+					      UPREEMPT_FRAME_USER, &cap);
 			continue;
 		}
 		if (reason) {
@@ -435,8 +436,8 @@ static void up_hook_requests(struct up_thread *t, struct pt_regs *regs, bool hel
 				       cap.rip);
 		if (r->event.kind == UPREEMPT_REDIRECT)
 			up_redirect(t, r, regs, &cap);
-		up_request_complete(t, r, t->cooperating ? UPREEMPT_COOPERATED : UPREEMPT_LANDED,
-				    UPREEMPT_R_NONE, UPREEMPT_FRAME_USER, &cap);
+		__up_request_complete(t, r, t->cooperating ? UPREEMPT_COOPERATED : UPREEMPT_LANDED,
+				      UPREEMPT_R_NONE, UPREEMPT_FRAME_USER, &cap);
 		if (r->event.kind == UPREEMPT_REDIRECT) {
 			redirect = true;
 			up_slot(t)->landed_ns = r->event.final_ns;
@@ -535,7 +536,7 @@ void up_hook(struct user_return_notifier *urn)
 		return;
 	}
 	raw_spin_lock(&t->lock);
-	if (!up_gate_undo(t, regs))
+	if (t->gates && !up_gate_undo(t, regs))
 		up_gate_mend_frame(t, regs);
 	if (t->resume_valid)
 		up_resume_apply(t, regs);

@@ -120,6 +120,7 @@ enum hrtimer_restart up_timer(struct hrtimer *timer)
 /* Under t->lock: what the fast paths look at, from what is true. */
 void up_attention_update(struct up_thread *t)
 {
+	struct upreempt_slot *slot = up_slot(t);
 	struct up_request *r;
 	u32 attention = 0;
 
@@ -138,9 +139,9 @@ void up_attention_update(struct up_thread *t)
 	WRITE_ONCE(t->attention, attention);
 
 	if (!t->dead) {
-		WRITE_ONCE(up_slot(t)->pending, attention & UP_ATT_PENDING || up_world_waits(t));
-		WRITE_ONCE(up_slot(t)->held, t->hold);
-		WRITE_ONCE(up_slot(t)->at_gate, READ_ONCE(t->gates));
+		WRITE_ONCE(slot->pending, attention & UP_ATT_PENDING || up_world_waits(t));
+		WRITE_ONCE(slot->held, t->hold);
+		WRITE_ONCE(slot->at_gate, READ_ONCE(t->gates));
 	}
 	/* HOLD and CLOSE may need the timer too: up_arm() could not arm the hook. */
 	if (!attention && !up_world_waits(t) && t->timer_ns && hrtimer_try_to_cancel(&t->timer) >= 0)
@@ -148,7 +149,7 @@ void up_attention_update(struct up_thread *t)
 }
 
 /**
- * up_request_complete - make a request final, exactly once
+ * __up_request_complete - make a request final, exactly once
  * @t: its thread, locked
  * @r: pending, on @t's queue
  * @outcome: not PENDING
@@ -156,11 +157,13 @@ void up_attention_update(struct up_thread *t)
  * @frame: what @regs are
  * @regs: the registers, or NULL
  *
+ * Before it unlocks the caller has to call up_attention_update().
+ *
  * Context: any with interrupts off, under @t->lock, maybe under rq->lock.
  */
-void up_request_complete(struct up_thread *t, struct up_request *r,
-			 enum upreempt_outcome outcome, enum upreempt_reason reason,
-			 enum upreempt_frame frame, const struct upreempt_regs *regs)
+void __up_request_complete(struct up_thread *t, struct up_request *r,
+			   enum upreempt_outcome outcome, enum upreempt_reason reason,
+			   enum upreempt_frame frame, const struct upreempt_regs *regs)
 {
 	struct upreempt_slot *slot = up_slot(t);
 	struct upreempt_event *ev = &r->event;
@@ -197,9 +200,17 @@ void up_request_complete(struct up_thread *t, struct up_request *r,
 	/* Pairs with the acquire in up_request_wait(): the event is whole. */
 	smp_store_release(&r->state, UP_REQ_DONE);
 	up_request_settle(t, r);
-	up_attention_update(t);
 	if (wq_has_sleeper(&t->wait))
 		up_thread_wake(t);
+}
+
+/* The same for those who have nothing else to say to the fast paths. */
+void up_request_complete(struct up_thread *t, struct up_request *r,
+			 enum upreempt_outcome outcome, enum upreempt_reason reason,
+			 enum upreempt_frame frame, const struct upreempt_regs *regs)
+{
+	__up_request_complete(t, r, outcome, reason, frame, regs);
+	up_attention_update(t);
 }
 
 /* Under t->lock: what @r waits for, as far as one can tell from outside the hook. */

@@ -355,6 +355,9 @@ int up_request_wait(struct up_thread *t, u64 seq, u64 deadline_ns, bool spin,
 void up_request_abandon(struct up_thread *t, u64 seq);
 int up_request_cancel(struct up_thread *t, u64 seq);
 int up_request_release(struct up_thread *t, u64 seq);
+void __up_request_complete(struct up_thread *t, struct up_request *r,
+			   enum upreempt_outcome outcome, enum upreempt_reason reason,
+			   enum upreempt_frame frame, const struct upreempt_regs *regs);
 void up_request_complete(struct up_thread *t, struct up_request *r,
 			 enum upreempt_outcome outcome, enum upreempt_reason reason,
 			 enum upreempt_frame frame, const struct upreempt_regs *regs);
