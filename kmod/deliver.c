@@ -17,11 +17,16 @@
 /* ---- capture ------------------------------------------------------------------ */
 
 /*
- * @task is current with interrupts off, or switched out under the pin. It may also be
+ * Into the event of the first request in the queue, to stay there when that becomes final
+ * now; for all others it is copied. Valid as long as t->lock is held.
+ *
+ * The task is current with interrupts off, or switched out under the pin. It may also be
  * current in sched_out, where the bases are still live in the CPU.
  */
-static void up_capture(struct up_thread *t, struct upreempt_regs *r, const struct pt_regs *regs)
+static const struct upreempt_regs *up_capture(struct up_thread *t, const struct pt_regs *regs)
 {
+	struct up_request *first = list_first_entry(&t->queue, struct up_request, node);
+	struct upreempt_regs *r = &first->event.regs;
 	struct task_struct *task = t->task;
 
 	/* Every field: the program sees all of it. */
@@ -48,12 +53,13 @@ static void up_capture(struct up_thread *t, struct upreempt_regs *r, const struc
 	r->orig_rax = regs->orig_ax;
 	r->sigmask = task->blocked.sig[0];
 	if (task == current) {
-		rdmsrl(MSR_FS_BASE, r->fs_base);
+		r->fs_base = x86_fsbase_read_cpu();
 		rdmsrl(MSR_KERNEL_GS_BASE, r->gs_base);
 	} else {
 		r->fs_base = task->thread.fsbase;
 		r->gs_base = task->thread.gsbase;
 	}
+	return r;
 }
 
 /* A thread that is switched out with the frame of an interrupt or an exception. */
@@ -79,7 +85,7 @@ static enum upreempt_reason up_why_off(const struct up_thread *t)
 void up_frame_requests(struct up_thread *t, const struct pt_regs *regs, bool on_cpu)
 {
 	bool syscall = up_in_syscall(regs);
-	struct upreempt_regs cap;
+	const struct upreempt_regs *cap;
 	struct up_request *r, *n;
 	enum upreempt_outcome out;
 	enum upreempt_frame frame;
@@ -91,44 +97,44 @@ void up_frame_requests(struct up_thread *t, const struct pt_regs *regs, bool on_
 	if (list_empty(&t->queue))
 		goto unlock;
 
-	up_capture(t, &cap, regs);
+	cap = up_capture(t, regs);
 	out = syscall && !t->gated ? UPREEMPT_BLOCKED : UPREEMPT_LANDED;
 	frame = syscall && !t->gated ? UPREEMPT_FRAME_SYSCALL : UPREEMPT_FRAME_USER;
 
 	list_for_each_entry_safe(r, n, &t->queue, node) {
 		if (r->grace_end_ns && !syscall && !t->gated) {
-			up_request_note(t, r, UPREEMPT_R_GRACE, cap.rip);
+			up_request_note(t, r, UPREEMPT_R_GRACE, cap->rip);
 			continue;
 		}
 		if (r->flags & UPREEMPT_REQ_RING && !up_ring_has_room(t->domain)) {
-			up_request_defer(t, r, UPREEMPT_R_RING_FULL, cap.rip);
+			up_request_defer(t, r, UPREEMPT_R_RING_FULL, cap->rip);
 			up_retry_later(t);
 			continue;
 		}
 		switch (r->event.kind) {
 		case UPREEMPT_SAMPLE:
 			if (up_in_uprobe(t->task))
-				up_request_note(t, r, UPREEMPT_R_UPROBE, cap.rip);
+				up_request_note(t, r, UPREEMPT_R_UPROBE, cap->rip);
 			else
-				up_request_complete(t, r, out, UPREEMPT_R_NONE, frame, &cap);
+				up_request_complete(t, r, out, UPREEMPT_R_NONE, frame, cap);
 			break;
 		case UPREEMPT_STOP:
 			if (up_world_owned_by(t))
-				up_request_note(t, r, UPREEMPT_R_STOPPER, cap.rip);
+				up_request_note(t, r, UPREEMPT_R_STOPPER, cap->rip);
 			else if (t->gated || (syscall && user_64bit_mode((struct pt_regs *)regs)))
-				up_request_complete(t, r, out, UPREEMPT_R_NONE, frame, &cap);
+				up_request_complete(t, r, out, UPREEMPT_R_NONE, frame, cap);
 			else if (syscall)
-				up_request_note(t, r, UPREEMPT_R_NOT_64BIT, cap.rip);
+				up_request_note(t, r, UPREEMPT_R_NOT_64BIT, cap->rip);
 			else
-				up_request_note(t, r, up_why_off(t), cap.rip);
+				up_request_note(t, r, up_why_off(t), cap->rip);
 			break;
 		case UPREEMPT_REDIRECT:
 			if (syscall && r->flags & UPREEMPT_REQ_OR_BLOCKED)
-				up_request_complete(t, r, out, UPREEMPT_R_NONE, frame, &cap);
+				up_request_complete(t, r, out, UPREEMPT_R_NONE, frame, cap);
 			else
 				up_request_note(t, r, t->gated ? UPREEMPT_R_HELD :
 						syscall ? UPREEMPT_R_IN_SYSCALL : up_why_off(t),
-						cap.rip);
+						cap->rip);
 			break;
 		}
 	}
@@ -356,7 +362,7 @@ static void up_redirect(struct up_thread *t, struct up_request *r, struct pt_reg
 	struct upreempt_slot *slot = up_slot(t);
 	unsigned long sp = regs->sp;
 
-	slot->regs = *cap;
+	up_regs_copy(&slot->regs, cap);
 	slot->seq = r->event.seq;
 	slot->cookie = r->event.cookie;
 	slot->request_ns = r->event.request_ns;
@@ -380,7 +386,8 @@ static void up_redirect(struct up_thread *t, struct up_request *r, struct pt_reg
 
 /* What the hook says to one request: NONE grants it. */
 static enum upreempt_reason up_verdict(struct up_thread *t, const struct up_request *r,
-				       const struct pt_regs *regs, bool held, bool redirected)
+				       const struct pt_regs *regs,
+				       const struct upreempt_regs *cap, bool held, bool redirected)
 {
 	if (r->flags & UPREEMPT_REQ_RING && !up_ring_has_room(t->domain))
 		return UPREEMPT_R_RING_FULL;
@@ -391,7 +398,7 @@ static enum upreempt_reason up_verdict(struct up_thread *t, const struct up_requ
 		return held || t->hold ? UPREEMPT_R_NONE : up_check_stop(t, regs);
 	case UPREEMPT_REDIRECT:
 		/* Held by us, or on its way into the gate of another domain. */
-		if (held || t->hold || up_thread_true_ip(current, regs) != regs->ip)
+		if (held || t->hold || (!redirected && cap->rip != regs->ip))
 			return UPREEMPT_R_HELD;
 		return redirected ? UPREEMPT_R_SLOT_BUSY : up_check_redirect(t, regs);
 	default:
@@ -407,37 +414,37 @@ static enum upreempt_reason up_verdict(struct up_thread *t, const struct up_requ
 static void up_hook_requests(struct up_thread *t, struct pt_regs *regs, bool held)
 {
 	bool again = false, redirect = false;
-	struct upreempt_regs cap;
+	const struct upreempt_regs *cap;
 	struct up_request *r, *n;
 
 	if (list_empty(&t->queue))
 		return;
-	up_capture(t, &cap, regs);
+	cap = up_capture(t, regs);
 	list_for_each_entry_safe(r, n, &t->queue, node) {
 		enum upreempt_reason reason;
 
 		if (r->grace_end_ns && !t->cooperating && !held) {
-			up_request_note(t, r, UPREEMPT_R_GRACE, cap.rip);
+			up_request_note(t, r, UPREEMPT_R_GRACE, cap->rip);
 			up_poll_set(t);
 			continue;
 		}
-		reason = up_verdict(t, r, regs, held, redirect);
+		reason = up_verdict(t, r, regs, cap, held, redirect);
 		if (up_reason_is_final(reason)) {
 			__up_request_complete(t, r, UPREEMPT_UNSAFE, reason,
-					      UPREEMPT_FRAME_USER, &cap);
+					      UPREEMPT_FRAME_USER, cap);
 			continue;
 		}
 		if (reason) {
-			up_request_defer(t, r, reason, cap.rip);
+			up_request_defer(t, r, reason, cap->rip);
 			again |= reason != UPREEMPT_R_HELD && reason != UPREEMPT_R_STOPPER;
 			continue;
 		}
 		trace_upreempt_deliver(t->domain->id, t->tid, r->event.seq, r->event.kind,
-				       cap.rip);
+				       cap->rip);
 		if (r->event.kind == UPREEMPT_REDIRECT)
-			up_redirect(t, r, regs, &cap);
+			up_redirect(t, r, regs, cap);
 		__up_request_complete(t, r, t->cooperating ? UPREEMPT_COOPERATED : UPREEMPT_LANDED,
-				      UPREEMPT_R_NONE, UPREEMPT_FRAME_USER, &cap);
+				      UPREEMPT_R_NONE, UPREEMPT_FRAME_USER, cap);
 		if (r->event.kind == UPREEMPT_REDIRECT) {
 			redirect = true;
 			up_slot(t)->landed_ns = r->event.final_ns;

@@ -175,10 +175,10 @@ void __up_request_complete(struct up_thread *t, struct up_request *r,
 	ev->frame = frame;
 	ev->final_ns = ktime_get_ns();
 	ev->cpu = raw_smp_processor_id();
-	if (regs)
-		ev->regs = *regs;
-	else
+	if (!regs)
 		ev->regs = (struct upreempt_regs){ .rip = r->last_ip };
+	else if (regs != &ev->regs)	/* see up_capture() */
+		up_regs_copy(&ev->regs, regs);
 
 	t->count.outcomes[outcome]++;
 	t->backoff_ns = 0;

@@ -314,6 +314,24 @@ static inline bool up_thread_moved_on(const struct up_thread *t)
 	return READ_ONCE(t->task->mm) != t->mm && up_guard(UP_GUARD_MM);
 }
 
+/*
+ * By words: the compiler would turn an assignment into a string instruction, which starts up
+ * slowly for so little.
+ */
+static inline void up_regs_copy(struct upreempt_regs *to, const struct upreempt_regs *from)
+{
+	const u64 *src = (const u64 *)from;
+	u64 *dst = (u64 *)to;
+	size_t i;
+
+	for (i = 0; i < sizeof(*to) / sizeof(u64); i += 4) {
+		WRITE_ONCE(dst[i], src[i]);
+		WRITE_ONCE(dst[i + 1], src[i + 1]);
+		WRITE_ONCE(dst[i + 2], src[i + 2]);
+		WRITE_ONCE(dst[i + 3], src[i + 3]);
+	}
+}
+
 extern struct workqueue_struct *up_wq;
 extern struct list_head up_domains;
 extern struct mutex up_domains_lock;
