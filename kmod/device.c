@@ -62,6 +62,7 @@ static int up_words_get(u64 *to, const void __user *from, size_t bytes)
 
 	if (!user_read_access_begin(from, bytes))
 		return -EFAULT;
+#pragma GCC unroll 8
 	for (i = 0; i < bytes / sizeof(u64); i++)
 		unsafe_get_user(to[i], words + i, fault);
 	user_read_access_end();
@@ -236,7 +237,8 @@ static long up_request_and_wait(struct up_thread *t, struct upreempt_request *re
 
 static long up_ioc_request(struct up_domain *d, void __user *uarg)
 {
-	struct upreempt_request req;
+	/* Not cleared: the event is written whole before it is read, or never read. */
+	struct upreempt_request req __uninitialized;
 	struct up_thread *t;
 	int ret = up_request_get(&req, uarg);
 
