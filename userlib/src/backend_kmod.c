@@ -270,7 +270,8 @@ static int kmod_wait(struct upreempt_thread *t, uint64_t seq, uint64_t deadline_
 static void fill_request(struct upreempt_request *rq, const struct upreempt_thread *t,
 			 const struct upreempt_request_opts *o, uint32_t flags)
 {
-	memset(rq, 0, sizeof(*rq));
+	/* Without the event: that is the answer. */
+	memset(rq, 0, offsetof(struct upreempt_request, event));
 	rq->size = sizeof(*rq);
 	rq->flags = o->flags | flags;
 	rq->kind = o->kind;
