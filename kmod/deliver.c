@@ -75,14 +75,13 @@ static enum upreempt_reason up_why_off(const struct up_thread *t)
  * up_frame_requests - answer what needs no more than the saved user frame
  * @t: the thread: current (in the kernel), or switched out and pinned
  * @regs: its user frame
- * @on_cpu: it is current and was interrupted or is at its ioctl; false: switched out
  *
  * A thread in a system call is BLOCKED for SAMPLE and STOP. One that is switched out
  * elsewhere can still be sampled. One that waits in the gate is stopped already.
  *
  * Context: interrupts off.
  */
-void up_frame_requests(struct up_thread *t, const struct pt_regs *regs, bool on_cpu)
+void up_frame_requests(struct up_thread *t, const struct pt_regs *regs)
 {
 	bool syscall = up_in_syscall(regs);
 	const struct upreempt_regs *cap;
@@ -90,9 +89,6 @@ void up_frame_requests(struct up_thread *t, const struct pt_regs *regs, bool on_
 	enum upreempt_outcome out;
 	enum upreempt_frame frame;
 
-	/* Interrupted in user mode: the hook answers. (Only the thread itself changes gated.) */
-	if (on_cpu && !syscall && !READ_ONCE(t->gated))
-		return;
 	raw_spin_lock(&t->lock);
 	if (list_empty(&t->queue))
 		goto unlock;
@@ -180,7 +176,7 @@ static void up_off_cpu(struct up_thread *t)
 	if (t->task->flags & PF_EXITING || up_thread_moved_on(t)) {
 		up_thread_finish(t, UPREEMPT_GONE);
 	} else if (up_switched_out(t)) {
-		up_frame_requests(t, task_pt_regs(t->task), false);
+		up_frame_requests(t, task_pt_regs(t->task));
 	} else {
 		raw_spin_lock(&t->lock);
 		up_retry_later(t);
@@ -305,10 +301,13 @@ void up_ipi(void *info)
  */
 void up_on_cpu(struct up_thread *t, enum up_arm_from from)
 {
+	struct pt_regs *regs = task_pt_regs(current);
+
+	/* Interrupted in user mode: the hook answers. (Only the thread itself changes gated.) */
 	if (current->flags & PF_EXITING || up_thread_moved_on(t))
 		up_thread_finish(t, UPREEMPT_GONE);
-	else
-		up_frame_requests(t, task_pt_regs(current), true);
+	else if (up_in_syscall(regs) || READ_ONCE(t->gated))
+		up_frame_requests(t, regs);
 	if (up_wanted(t))
 		up_arm(t, from);
 }

@@ -67,7 +67,7 @@ static void up_sched_out(struct preempt_notifier *pn, struct task_struct *next)
 		if (unlikely(t->gates))
 			up_gate_left(t, task_pt_regs(current));
 		if (unlikely(READ_ONCE(t->attention) & UP_ATT_PENDING))
-			up_frame_requests(t, task_pt_regs(current), false);
+			up_frame_requests(t, task_pt_regs(current));
 		up_world_sched_out(t, task_pt_regs(current));
 	}
 	/* Not before all registrations of the thread are listed: see world.c. */

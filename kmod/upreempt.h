@@ -396,7 +396,7 @@ bool up_wanted(const struct up_thread *t);
 void up_arm(struct up_thread *t, enum up_arm_from from);
 void up_disarm(struct up_thread *t);
 void up_on_cpu(struct up_thread *t, enum up_arm_from from);
-void up_frame_requests(struct up_thread *t, const struct pt_regs *regs, bool current_task);
+void up_frame_requests(struct up_thread *t, const struct pt_regs *regs);
 void up_hook(struct user_return_notifier *urn);
 void up_ipi(void *info);
 int up_resume(struct up_thread *t, const struct upreempt_regs *regs);
