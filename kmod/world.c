@@ -855,4 +855,6 @@ void up_world_free(struct up_domain *d)
 	if (w->owner_ref)
 		put_task_struct(w->owner_ref);
 	free_percpu(w->cpus);
+	w->cpus = NULL;		/* SETUP may have failed: we are called again */
+	w->owner_ref = NULL;
 }
