@@ -300,8 +300,10 @@ void up_on_cpu(struct up_thread *t, enum up_arm_from from)
 		up_thread_finish(t, UPREEMPT_GONE);
 	else
 		up_frame_requests(t, task_pt_regs(current), true);
-	if (up_wanted(t))
+	if (up_wanted(t)) {
 		up_arm(t, from);
+		up_world_on_cpu(t, task_pt_regs(current));
+	}
 }
 
 /*

@@ -139,8 +139,8 @@ void up_attention_update(struct up_thread *t)
 		WRITE_ONCE(up_slot(t)->held, t->hold);
 		WRITE_ONCE(up_slot(t)->at_gate, READ_ONCE(t->gates));
 	}
-	/* HOLD and CLOSE may need the timer too: up_arm() could not arm the hook. */
-	if (!attention && !up_world_waits(t) && t->timer_ns && hrtimer_try_to_cancel(&t->timer) >= 0)
+	/* HOLD, CLOSE and a stop may need the timer too: up_arm() could not arm the hook. */
+	if (!attention && !up_world_holds(t) && t->timer_ns && hrtimer_try_to_cancel(&t->timer) >= 0)
 		t->timer_ns = 0;
 }
 

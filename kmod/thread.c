@@ -509,7 +509,7 @@ int up_thread_register(struct up_domain *d, struct upreempt_register *reg)
 	smp_mb();
 	local_irq_disable();
 	if (up_wanted(t))
-		up_arm(t, UP_FROM_SELF);
+		up_on_cpu(t, UP_FROM_SELF);
 	local_irq_enable();
 	preempt_enable();
 	mutex_unlock(&d->mutex);

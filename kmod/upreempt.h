@@ -395,6 +395,7 @@ bool up_world_owned_by(const struct up_thread *t);
 bool up_world_waits(const struct up_thread *t);
 void up_world_sched_out(struct up_thread *t, const struct pt_regs *regs);
 void up_world_sched_in(struct up_thread *t);
+void up_world_on_cpu(struct up_thread *t, const struct pt_regs *regs);
 bool up_world_hook(struct up_thread *t, const struct pt_regs *regs);
 void up_world_gone(struct up_thread *t);
 void up_poll_set(struct up_thread *t);

@@ -18,8 +18,10 @@
  * the two sees the other. sched_out lists the thread before it clears the word.
  *
  * Each thread is counted once in an epoch: up_thread.w_state is valid while w_epoch is
- * the epoch, and changes under world->lock only. A thread without a state is in a system
- * call, or came out of one, and is counted by subtraction: nobody walks over those.
+ * the epoch, and changes under world->lock only. A thread without a state has been
+ * in a system call since before the stop, and is counted by subtraction: nobody walks over
+ * those. One that is seen there, on a CPU or coming back to one, gets its state (BLOCKED): it
+ * will be held wherever its return leads, also where an interrupted thread would not be.
  *
  * The list of the switched out pins them: sched_in has to take its thread off it.
  */
@@ -145,9 +147,10 @@ static void up_world_describe(const struct up_thread *t, struct upreempt_world_t
 static void up_world_stood(struct up_thread *t, enum up_world_state how, unsigned long ip)
 {
 	struct up_world *w = &t->domain->world;
+	bool late = up_state(t) == UP_W_LATE;
 	u64 now = ktime_get_ns();
 
-	if (up_state(t) == UP_W_LATE)
+	if (late)
 		list_del_init(&t->w_late);
 	else
 		t->w_reason = UPREEMPT_R_NONE;
@@ -155,8 +158,8 @@ static void up_world_stood(struct up_thread *t, enum up_world_state how, unsigne
 	t->w_state = how;
 	t->w_ip = ip;
 	w->count[how]++;
-	/* The short list of the switched out costs no time that anybody waits for. */
-	if (how != UP_W_PREEMPTED || w->walked) {
+	/* Nobody waits for what is found in place. */
+	if (late || (how != UP_W_BLOCKED && (how != UP_W_PREEMPTED || w->walked))) {
 		if (!w->first_ns)
 			w->first_ns = now;
 		w->last_ns = now;
@@ -252,6 +255,31 @@ void up_world_sched_in(struct up_thread *t)
 	raw_spin_unlock_irqrestore(&w->lock, flags);
 }
 
+/*
+ * Context: @t is current, in the kernel, interrupts off. In a system call whose return the
+ * hook watches it is stopped. Where the hook could not be armed it may come back before the
+ * retry timer: it has to be waited for.
+ */
+void up_world_on_cpu(struct up_thread *t, const struct pt_regs *regs)
+{
+	struct up_world *w = &t->domain->world;
+
+	if (!up_world_stopped(w) || !up_in_syscall(regs))
+		return;
+	raw_spin_lock(&w->lock);
+	/* One that has come to POLL while it was waited for is the hook's. */
+	if (up_concerned(t) && (up_state(t) == UP_W_NONE ||
+				(up_state(t) == UP_W_LATE && !t->cooperating))) {
+		if (!user_64bit_mode((struct pt_regs *)regs))
+			up_world_late(t, UPREEMPT_R_NOT_64BIT, regs->ip);
+		else if (t->armed)
+			up_world_stood(t, UP_W_BLOCKED, regs->ip);
+		else
+			up_world_late(t, UPREEMPT_R_NOT_RUN, regs->ip);
+	}
+	raw_spin_unlock(&w->lock);
+}
+
 /**
  * up_world_hook - does a stop of the world hold the current thread?
  * @t: current's registration
@@ -271,7 +299,8 @@ bool up_world_hook(struct up_thread *t, const struct pt_regs *regs)
 	raw_spin_lock(&w->lock);
 	if (!up_concerned(t)) {
 		hold = false;
-	} else if (up_state(t) == UP_W_LATE) {
+	} else if (up_state(t) <= UP_W_LATE) {
+		/* Without a state: armed for something else, and the IPI is still under way. */
 		ip = up_thread_true_ip(current, regs);
 		reason = ip == regs->ip ? up_check_stop(t, regs) : UPREEMPT_R_NONE;
 		if (!reason && !w->forced && !t->cooperating)
@@ -420,16 +449,14 @@ static void up_world_ipi(void *info)
 	clear_bit(0, &c->busy);
 	/* Before we look: who found it busy relies on what we see. */
 	smp_mb__after_atomic();
+	if (t && up_wanted(t)) {
+		up_arm(t, UP_FROM_IPI);
+		up_world_on_cpu(t, regs);
+	}
 	raw_spin_lock(&w->lock);
 	/* A listed thread is in finish_task_switch(): its sched_in is about to come. */
-	if (t && up_concerned(t) && !t->w_listed) {
-		if (!up_in_syscall(regs))
-			up_world_late(t, UPREEMPT_R_NOT_RUN, regs->ip);
-		else if (!user_64bit_mode(regs))
-			up_world_late(t, UPREEMPT_R_NOT_64BIT, regs->ip);
-		else if (up_state(t) == UP_W_LATE)
-			up_world_stood(t, UP_W_BLOCKED, regs->ip);
-	}
+	if (t && up_concerned(t) && !t->w_listed && !up_in_syscall(regs))
+		up_world_late(t, UPREEMPT_R_NOT_RUN, regs->ip);
 	if (c->want == w->epoch) {
 		c->want = 0;
 		w->acks--;
@@ -437,8 +464,6 @@ static void up_world_ipi(void *info)
 		up_world_settle(w);
 	}
 	raw_spin_unlock(&w->lock);
-	if (t && up_wanted(t))
-		up_arm(t, UP_FROM_IPI);
 }
 
 /* One IPI to each CPU that runs the program. */
@@ -449,6 +474,7 @@ static void up_world_multicast(struct up_domain *d)
 	unsigned long flags;
 	int cpu, ret;
 
+	up_inject(stop_delay);
 	preempt_disable();
 	smp_mb();	/* G: the epoch before the words; pairs with F in up_sched_in() */
 	for_each_online_cpu(cpu) {
