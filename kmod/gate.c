@@ -227,10 +227,13 @@ static bool up_gate_polled(struct up_thread *t, struct pt_regs *regs)
 		return false;
 	regs->ip += sizeof(code);
 	WRITE_ONCE(up_slot(t)->trigger, up_trigger_address(t));
+	/* Before we look: whoever set it before has said why, and who does it later sets it. */
+	smp_mb();
 	local_irq_save(flags);
-	t->cooperating = true;
-	if (up_wanted(t))
+	if (up_wanted(t)) {
+		t->cooperating = true;
 		up_arm(t, UP_FROM_GATE);
+	}
 	local_irq_restore(flags);
 	return true;
 }

@@ -384,12 +384,13 @@ int up_request_submit(struct up_thread *t, struct upreempt_request *arg)
 				    UPREEMPT_FRAME_NONE, NULL);
 	else if (r->deadline_ns && !(r->flags & UPREEMPT_REQ_WAIT))
 		up_timer_at(t, r->deadline_ns);	/* else: when the waiter goes to sleep */
-	if (r->state == UP_REQ_PENDING && r->grace_end_ns) {
+	gently = r->state == UP_REQ_PENDING && r->grace_end_ns;
+	if (gently)
 		up_timer_at(t, r->grace_end_ns);
-		up_poll_set(t);
-	}
-	gently = r->grace_end_ns;
 	up_attention_update(t);
+	/* Last: a thread that polls because of it has to find out why. */
+	if (gently)
+		up_poll_set(t);
 	raw_spin_unlock_irqrestore(&t->lock, flags);
 
 	if (READ_ONCE(t->attention)) {
