@@ -26,6 +26,7 @@
  * The list of the switched out pins them: sched_in has to take its thread off it.
  */
 #include <linux/freezer.h>
+#include <linux/overflow.h>
 #include <linux/percpu.h>
 #include <linux/sched/signal.h>
 #include <linux/sched/task.h>
@@ -779,10 +780,14 @@ int up_world_stop(struct up_domain *d, struct upreempt_world *arg)
 		return taken;
 	if (!taken)
 		up_world_begin(d, self, arg->grace_ns);
-	grace_end = d->world.request_ns + arg->grace_ns;
+	if (check_add_overflow(d->world.request_ns, arg->grace_ns, &grace_end))
+		grace_end = U64_MAX;
 	ret = up_world_await(d, grace_end, arg->deadline_ns);
 	if (!ret) {
 		up_world_report(d, self, arg);
+		/* Nobody comes back to end the time of those who are late. */
+		if (!d->world.forced && arg->stragglers)
+			up_world_force(d);
 		if (arg->flags & UPREEMPT_WORLD_ALL && arg->stragglers)
 			ret = -ETIMEDOUT;
 		else if (arg->flags & UPREEMPT_WORLD_REGISTERED && arg->unregistered)
