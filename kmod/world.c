@@ -418,14 +418,15 @@ static enum hrtimer_restart up_world_timer(struct hrtimer *timer)
 			memcpy(comm, w->owner->comm, sizeof(comm));
 		}
 	}
+	/* Queued: while we were on our way here the next stop began, and started it. */
+	again &= !hrtimer_is_queued(timer);
+	if (again)
+		hrtimer_forward_now(timer, ns_to_ktime(UP_WORLD_LOOK_NS));
 	raw_spin_unlock_irqrestore(&w->lock, flags);
 	if (stood)
-		pr_notice("upreempt: %.15s[%d] has stopped the world of domain %u for %llu s\n",
-			  comm, pid, d->id, stood / NSEC_PER_SEC);
-	if (!again)
-		return HRTIMER_NORESTART;
-	hrtimer_forward_now(timer, ns_to_ktime(UP_WORLD_LOOK_NS));
-	return HRTIMER_RESTART;
+		pr_notice_ratelimited("upreempt: %.15s[%d] has stopped the world of domain %u for %llu s\n",
+				      comm, pid, d->id, stood / NSEC_PER_SEC);
+	return again ? HRTIMER_RESTART : HRTIMER_NORESTART;
 }
 
 /* ---- the IPI ---------------------------------------------------------------------------------- */
@@ -626,8 +627,10 @@ static void up_world_begin(struct up_domain *d, const struct up_thread *self, u6
 	trace_upreempt_world_stop(d->id, w->tid, grace_ns);
 	up_world_multicast(d);
 	up_world_walk(d);
+	raw_spin_lock_irq(&w->lock);
 	hrtimer_start(&w->timer, ns_to_ktime(self ? UP_WORLD_WARN_NS : UP_WORLD_LOOK_NS),
 		      HRTIMER_MODE_REL_HARD);
+	raw_spin_unlock_irq(&w->lock);
 }
 
 /* The time to come by itself is over, for all who are late. */
