@@ -286,16 +286,17 @@ void up_zombie_settle(struct up_thread *t)
 		up_thread_put(t);
 }
 
-static void up_thread_finish_locked(struct up_thread *t, enum upreempt_outcome outcome)
+static bool up_thread_finish_locked(struct up_thread *t, enum upreempt_outcome outcome,
+				    bool by_itself)
 {
 	struct up_domain *d = t->domain;
 
 	lockdep_assert_held(&t->lock);
 	if (t->dead)
-		return;
-	t->dead = true;
+		return true;
+	if (!up_world_gone(t, by_itself))
+		return false;
 	t->closing = true;
-	up_world_gone(t);
 	up_request_drop_all(t, outcome);
 	up_attention_update(t);
 	WRITE_ONCE(up_slot(t)->tid, 0);
@@ -303,8 +304,8 @@ static void up_thread_finish_locked(struct up_thread *t, enum upreempt_outcome o
 		up_zombie_add(t);
 	/* Only now may the slot be given to another thread. */
 	rcu_assign_pointer(d->threads[t->index], NULL);
-	atomic_dec(&d->nr_threads);
 	up_thread_wake(t);
+	return true;
 }
 
 /*
@@ -317,7 +318,7 @@ void up_thread_finish(struct up_thread *t, enum upreempt_outcome outcome)
 	unsigned long flags;
 
 	raw_spin_lock_irqsave(&t->lock, flags);
-	up_thread_finish_locked(t, outcome);
+	up_thread_finish_locked(t, outcome, false);
 	raw_spin_unlock_irqrestore(&t->lock, flags);
 }
 
@@ -332,9 +333,7 @@ static bool up_thread_finish_free(struct up_thread *t)
 	bool free;
 
 	raw_spin_lock_irqsave(&t->lock, flags);
-	free = !t->hold && !up_world_holds(t);
-	if (free)
-		up_thread_finish_locked(t, UPREEMPT_GONE);
+	free = !t->hold && up_thread_finish_locked(t, UPREEMPT_GONE, true);
 	raw_spin_unlock_irqrestore(&t->lock, flags);
 	return free;
 }
@@ -503,10 +502,11 @@ int up_thread_register(struct up_domain *d, struct upreempt_register *reg)
 	WRITE_ONCE(slot->tid, t->tid);
 
 	preempt_disable();
+	/* Before an IPI can find it. */
+	atomic_inc(&d->nr_threads);
 	up_world_running(t);
 	atomic_set(&t->where, smp_processor_id());
 	preempt_notifier_register(&t->pn);
-	atomic_inc(&d->nr_threads);
 	rcu_assign_pointer(d->threads[t->index], t);
 	/* A stop of the world that did not see us: we see it, as in sched_in (F). */
 	smp_mb();

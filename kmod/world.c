@@ -46,7 +46,7 @@ struct up_world_cpu {
 	call_single_data_t csd;
 	struct up_domain *domain;
 	unsigned long busy;		/* bit 0: the IPI is under way */
-	u32 want;			/* the epoch that waits for its answer; under lock */
+	u64 want;			/* the epoch that waits for its answer; under lock */
 };
 
 /*
@@ -118,6 +118,7 @@ static void up_world_late(struct up_thread *t, enum upreempt_reason reason, unsi
 		t->w_epoch = w->epoch;
 		t->w_state = UP_W_LATE;
 		t->w_attempts = 0;
+		w->count[UP_W_LATE]++;
 		list_add_tail(&t->w_late, &w->late);
 	}
 	t->w_reason = reason;
@@ -151,10 +152,12 @@ static void up_world_stood(struct up_thread *t, enum up_world_state how, unsigne
 	bool late = up_state(t) == UP_W_LATE;
 	u64 now = ktime_get_ns();
 
-	if (late)
+	if (late) {
 		list_del_init(&t->w_late);
-	else
+		w->count[UP_W_LATE]--;
+	} else {
 		t->w_reason = UPREEMPT_R_NONE;
+	}
 	t->w_epoch = w->epoch;
 	t->w_state = how;
 	t->w_ip = ip;
@@ -339,11 +342,10 @@ bool up_world_waits(const struct up_thread *t)
 static void up_world_release_locked(struct up_domain *d)
 {
 	struct up_world *w = &d->world;
-	struct up_thread *t, *n;
 	u64 ns = ktime_get_ns() - w->request_ns;
 
-	list_for_each_entry_safe(t, n, &w->late, w_late)
-		list_del_init(&t->w_late);
+	/* Their nodes stay as they are: a state of a past epoch says that they are on no list. */
+	INIT_LIST_HEAD(&w->late);
 	w->depth = 0;
 	w->ns += ns;
 	WRITE_ONCE(w->owner, NULL);
@@ -352,24 +354,35 @@ static void up_world_release_locked(struct up_domain *d)
 	trace_upreempt_world_start(d->id, w->tid, ns);
 }
 
-/* The thread leaves: it needs no waiting for, and its world stands no longer. Any context. */
-void up_world_gone(struct up_thread *t)
+/*
+ * The thread leaves: it needs no waiting for, and its world stands no longer. A stop counts it
+ * or holds it: both are decided here. Any context, under t->lock.
+ * @by_itself: it does not leave while it is held
+ * Return: whether it has left.
+ */
+bool up_world_gone(struct up_thread *t, bool by_itself)
 {
 	struct up_world *w = &t->domain->world;
 	unsigned long flags;
 
 	raw_spin_lock_irqsave(&w->lock, flags);
+	if (by_itself && up_concerned(t)) {
+		raw_spin_unlock_irqrestore(&w->lock, flags);
+		return false;
+	}
+	t->dead = true;
+	atomic_dec(&t->domain->nr_threads);
 	if (t->w_listed) {
 		list_del_init(&t->w_off);
 		WRITE_ONCE(t->w_listed, false);
 	}
 	if (w->epoch & 1 && up_state(t) != UP_W_NONE) {
-		if (up_state(t) == UP_W_LATE)
+		if (up_state(t) == UP_W_LATE) {
 			list_del_init(&t->w_late);
-		else
-			w->count[up_state(t)]--;
+			w->gone++;
+		}
+		w->count[up_state(t)]--;
 		t->w_state = UP_W_NONE;
-		w->gone++;
 		up_world_settle(w);
 	}
 	if (w->epoch & 1 && w->owner == t->task) {
@@ -377,6 +390,7 @@ void up_world_gone(struct up_thread *t)
 		up_world_wake(w, UP_WORLD_WAKE_GATE);
 	}
 	raw_spin_unlock_irqrestore(&w->lock, flags);
+	return true;
 }
 
 static void up_world_irq_work(struct irq_work *work)
@@ -534,6 +548,7 @@ static void up_world_walk(struct up_domain *d)
 			up_world_settle(w);
 		}
 		raw_spin_unlock_irq(&w->lock);
+		cond_resched();
 	}
 }
 
@@ -709,22 +724,25 @@ static void up_world_report(struct up_domain *d, const struct up_thread *self,
 {
 	struct up_world *w = &d->world;
 	struct up_thread *t;
-	int all, counted;
-	u32 i;
+	u32 i = 0, stopped;
+	int all;
 
 	raw_spin_lock_irq(&w->lock);
+	all = atomic_read(&d->nr_threads);
+	r->threads = max(all - !!self, 0);
+	stopped = w->count[UP_W_LANDED] + w->count[UP_W_PREEMPTED] + w->count[UP_W_COOPERATED];
+	/* A CPU that did not answer: whom it runs, if anybody, we do not know. */
+	r->stragglers = min(w->count[UP_W_LATE] + w->acks, r->threads - stopped);
+	r->blocked = r->threads - stopped - r->stragglers;
 	list_for_each_entry(t, &w->late, w_late) {
-		if (r->stragglers < UPREEMPT_WORLD_LATE)
-			up_world_describe(t, &r->late[r->stragglers],
-					  ktime_get_ns() - w->request_ns);
-		r->stragglers++;
+		if (i == UPREEMPT_WORLD_LATE)
+			break;
+		up_world_describe(t, &r->late[i++], ktime_get_ns() - w->request_ns);
 	}
-	/* A CPU that did not answer: whom it runs we do not know. */
-	for (i = 0; i < w->acks; i++, r->stragglers++)
-		if (r->stragglers < UPREEMPT_WORLD_LATE)
-			r->late[r->stragglers] = (struct upreempt_world_thread){
-				.slot = UPREEMPT_ANY_SLOT, .reason = UPREEMPT_R_SILENT,
-				.ns = ktime_get_ns() - w->request_ns };
+	for (; i < min_t(u32, r->stragglers, UPREEMPT_WORLD_LATE); i++)
+		r->late[i] = (struct upreempt_world_thread){
+			.slot = UPREEMPT_ANY_SLOT, .reason = UPREEMPT_R_SILENT,
+			.ns = ktime_get_ns() - w->request_ns };
 	w->late_sum += r->stragglers;
 	r->landed = w->count[UP_W_LANDED];
 	r->preempted = w->count[UP_W_PREEMPTED];
@@ -738,12 +756,8 @@ static void up_world_report(struct up_domain *d, const struct up_thread *self,
 	r->first_ns = w->first_ns;
 	r->last_ns = w->last_ns;
 	r->slowest = r->stragglers ? r->late[0] : w->slowest;
-	all = atomic_read(&d->nr_threads);
 	raw_spin_unlock_irq(&w->lock);
 
-	r->threads = max(all - !!self, 0);
-	counted = r->landed + r->preempted + r->cooperated + r->stragglers;
-	r->blocked = max((int)r->threads - counted, 0);
 	r->unregistered = max(get_nr_threads(current) - all - !self, 0);
 	r->final_ns = ktime_get_ns();
 	trace_upreempt_world_stopped(d->id, w->tid, r);
