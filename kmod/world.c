@@ -565,6 +565,33 @@ static ktime_t up_time_left(u64 deadline_ns)
 	return deadline_ns <= now ? 0 : min_t(u64, deadline_ns - now, KTIME_MAX);
 }
 
+enum up_world_try { UP_TAKEN, UP_OURS, UP_THEIRS, UP_HELD };
+
+/* One whom a STOP holds stops nobody. */
+static enum up_world_try up_world_try(struct up_world *w, struct up_thread *self)
+{
+	enum up_world_try ret = UP_TAKEN;
+	unsigned long flags;
+
+	local_irq_save(flags);
+	if (self)
+		raw_spin_lock(&self->lock);
+	raw_spin_lock(&w->lock);
+	if (w->owner) {
+		ret = w->owner == current ? UP_OURS : UP_THEIRS;
+	} else if (self && self->hold) {
+		ret = UP_HELD;
+	} else {
+		w->owner = current;
+		w->tid = task_pid_vnr(current);
+	}
+	raw_spin_unlock(&w->lock);
+	if (self)
+		raw_spin_unlock(&self->lock);
+	local_irq_restore(flags);
+	return ret;
+}
+
 /* Become the one who has stopped the world. 1: was already. */
 static int up_world_take(struct up_domain *d, struct up_thread *self, u32 flags, u64 deadline_ns)
 {
@@ -572,33 +599,19 @@ static int up_world_take(struct up_domain *d, struct up_thread *self, u32 flags,
 	int ret;
 
 	for (;;) {
-		/* One who is held himself stops nobody. */
-		ret = self ? up_held_wait(self) : 0;
-		if (ret)
-			return ret;
-		if (self)
-			raw_spin_lock_irq(&self->lock);
-		else
-			local_irq_disable();
-		raw_spin_lock(&w->lock);
-		ret = w->owner == current;
-		if (!w->owner && !(self && self->hold)) {
-			w->owner = current;
-			w->tid = task_pid_vnr(current);
-			raw_spin_unlock(&w->lock);
-			if (self)
-				raw_spin_unlock_irq(&self->lock);
-			else
-				local_irq_enable();
+		switch (up_world_try(w, self)) {
+		case UP_TAKEN:
 			return 0;
-		}
-		raw_spin_unlock(&w->lock);
-		if (self)
-			raw_spin_unlock_irq(&self->lock);
-		else
-			local_irq_enable();
-		if (ret)
+		case UP_OURS:
 			return 1;
+		case UP_HELD:
+			ret = up_held_wait(self);
+			if (ret)
+				return ret;
+			continue;
+		case UP_THEIRS:
+			break;
+		}
 		if (flags & UPREEMPT_WORLD_TRY)
 			return -EAGAIN;
 		if (!up_time_left(deadline_ns))
