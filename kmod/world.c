@@ -306,7 +306,8 @@ bool up_world_hook(struct up_thread *t, const struct pt_regs *regs)
 	} else if (up_state(t) <= UP_W_LATE) {
 		/* Without a state: armed for something else, and the IPI is still under way. */
 		ip = up_thread_true_ip(current, regs);
-		reason = ip == regs->ip ? up_check_stop(t, regs) : UPREEMPT_R_NONE;
+		/* On its way into another domain's gate it is held, but not where we forbid it. */
+		reason = ip == regs->ip ? up_check_stop(t, regs) : up_check_off(t, regs, ip);
 		if (!reason && !w->forced && !t->cooperating)
 			reason = UPREEMPT_R_GRACE;
 		hold = !reason;
