@@ -285,7 +285,8 @@ static void up_wake_waiting(struct up_thread *t)
 	}
 	raw_spin_unlock_irqrestore(&t->lock, flags);
 	if (other) {
-		wake_up_all(&other->wait);
+		/* We may be the timer. */
+		up_thread_wake(other);
 		up_thread_put(other);
 	}
 }
