@@ -73,6 +73,8 @@ static void up_sched_out(struct preempt_notifier *pn, struct task_struct *next)
 		up_thread_finish(t, UPREEMPT_GONE);
 		if (READ_ONCE(current->__state) == TASK_DEAD) {
 			/* The last time: nobody walks this notifier after RCU's next period. */
+			if (!pn->link.next)
+				up_world_running(NULL);
 			atomic_set(&t->where, UP_DEAD);
 			up_thread_put(t);
 			return;

@@ -224,7 +224,8 @@ static void up_world_classify(struct up_thread *t)
 void up_world_sched_out(struct up_thread *t, const struct pt_regs *regs)
 {
 	struct up_world *w = &t->domain->world;
-	bool user = !up_in_syscall(regs);
+	/* Not 64-bit: the gate cannot hold it at its return, the stopper has to know. */
+	bool user = !up_in_syscall(regs) || !user_64bit_mode((struct pt_regs *)regs);
 
 	if (!user && !up_world_stopped(w))
 		return;
@@ -236,7 +237,7 @@ void up_world_sched_out(struct up_thread *t, const struct pt_regs *regs)
 	if (up_concerned(t)) {
 		if (user)
 			up_world_classify(t);
-		else if (up_state(t) == UP_W_LATE && user_64bit_mode((struct pt_regs *)regs))
+		else if (up_state(t) == UP_W_LATE)
 			up_world_stood(t, UP_W_BLOCKED, regs->ip);
 	}
 	raw_spin_unlock(&w->lock);
@@ -795,7 +796,8 @@ static void up_world_release(struct up_domain *d)
  * @arg: flags and times in, the report out
  *
  * Context: process, may sleep.
- * Return: 0, -EPERM, -EAGAIN, -ETIMEDOUT, -EBUSY, -ERESTARTSYS.
+ * Return: 0, -EPERM, -ENXIO (the gate is not mapped), -EAGAIN, -ETIMEDOUT, -EBUSY,
+ * -ERESTARTSYS.
  */
 int up_world_stop(struct up_domain *d, struct upreempt_world *arg)
 {
@@ -805,6 +807,8 @@ int up_world_stop(struct up_domain *d, struct upreempt_world *arg)
 
 	if (!up_domain_mine(d))
 		return -EPERM;
+	if (!READ_ONCE(d->uaddr))
+		return -ENXIO;
 	self = up_thread_in(current, d);
 	taken = up_world_take(d, self, arg->flags, arg->deadline_ns);
 	if (taken < 0)
