@@ -46,6 +46,17 @@ unsigned long up_trigger_address(const struct up_thread *t)
 	return base ? base + ((void *)up_slot(t) - d->mem) : 0;
 }
 
+/* Ask the thread to come by itself. Its slot is the program's: a lost store harms only that. */
+void up_poll_set(struct up_thread *t)
+{
+	struct upreempt_slot *slot = up_slot(t);
+
+	if (t->dead)
+		return;
+	WRITE_ONCE(slot->trigger, up_gate_address(t));
+	WRITE_ONCE(slot->poll, 1);
+}
+
 static struct up_gate_entry *up_gate_find(struct up_thread *t, unsigned long ip, unsigned long sp)
 {
 	struct up_gate_entry *e;

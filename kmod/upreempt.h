@@ -372,6 +372,7 @@ int up_resume(struct up_thread *t, const struct upreempt_regs *regs);
 /* gate.c */
 unsigned long up_gate_address(const struct up_thread *t);
 unsigned long up_trigger_address(const struct up_thread *t);
+void up_poll_set(struct up_thread *t);
 bool up_gate_enter(struct up_thread *t, struct pt_regs *regs);
 int up_held_wait(struct up_thread *t);
 void up_gate_mend_frame(struct up_thread *t, const struct pt_regs *regs);
@@ -398,7 +399,6 @@ void up_world_sched_in(struct up_thread *t);
 void up_world_on_cpu(struct up_thread *t, const struct pt_regs *regs);
 bool up_world_hook(struct up_thread *t, const struct pt_regs *regs);
 bool up_world_gone(struct up_thread *t, bool by_itself);
-void up_poll_set(struct up_thread *t);
 int up_world_stop(struct up_domain *d, struct upreempt_world *arg);
 int up_world_start(struct up_domain *d);
 int up_world_init(struct up_domain *d);

@@ -174,17 +174,6 @@ static void up_world_stood(struct up_thread *t, enum up_world_state how, unsigne
 	up_world_settle(w);
 }
 
-/* Ask the thread to come by itself. Its slot is the program's: a lost store harms only that. */
-void up_poll_set(struct up_thread *t)
-{
-	struct upreempt_slot *slot = up_slot(t);
-
-	if (t->dead)
-		return;
-	WRITE_ONCE(slot->trigger, up_gate_address(t));
-	WRITE_ONCE(slot->poll, 1);
-}
-
 static enum upreempt_reason up_world_why_off(const struct up_thread *t)
 {
 	if (task_is_traced(t->task))
@@ -212,8 +201,7 @@ static void up_world_classify(struct up_thread *t)
 		up_world_stood(t, UP_W_PREEMPTED, ip);
 		return;
 	}
-	if (up_world_why_off(t))
-		reason = up_world_why_off(t);
+	reason = up_world_why_off(t) ?: reason;
 	up_world_late(t, reason, ip);
 	WRITE_ONCE(up_slot(t)->pending, 1);
 }
@@ -567,22 +555,20 @@ static ktime_t up_time_left(u64 deadline_ns)
 	return deadline_ns <= now ? 0 : min_t(u64, deadline_ns - now, KTIME_MAX);
 }
 
-enum up_world_try { UP_TAKEN, UP_OURS, UP_THEIRS, UP_HELD };
-
-/* One whom a STOP holds stops nobody. */
-static enum up_world_try up_world_try(struct up_world *w, struct up_thread *self)
+/* Return: 0, 1 (is ours), -EAGAIN (another's), -EDEADLK: one whom a STOP holds stops nobody. */
+static int up_world_try(struct up_world *w, struct up_thread *self)
 {
-	enum up_world_try ret = UP_TAKEN;
 	unsigned long flags;
+	int ret = 0;
 
 	local_irq_save(flags);
 	if (self)
 		raw_spin_lock(&self->lock);
 	raw_spin_lock(&w->lock);
 	if (w->owner) {
-		ret = w->owner == current ? UP_OURS : UP_THEIRS;
+		ret = w->owner == current ? 1 : -EAGAIN;
 	} else if (self && self->hold) {
-		ret = UP_HELD;
+		ret = -EDEADLK;
 	} else {
 		w->owner = current;
 		w->tid = task_pid_vnr(current);
@@ -601,18 +587,14 @@ static int up_world_take(struct up_domain *d, struct up_thread *self, u32 flags,
 	int ret;
 
 	for (;;) {
-		switch (up_world_try(w, self)) {
-		case UP_TAKEN:
-			return 0;
-		case UP_OURS:
-			return 1;
-		case UP_HELD:
+		ret = up_world_try(w, self);
+		if (ret >= 0)
+			return ret;
+		if (ret == -EDEADLK) {
 			ret = up_held_wait(self);
 			if (ret)
 				return ret;
 			continue;
-		case UP_THEIRS:
-			break;
 		}
 		if (flags & UPREEMPT_WORLD_TRY)
 			return -EAGAIN;
@@ -783,7 +765,8 @@ static void up_world_release(struct up_domain *d)
 	struct up_world *w = &d->world;
 
 	raw_spin_lock_irq(&w->lock);
-	up_world_release_locked(d);
+	if (w->epoch & 1)
+		up_world_release_locked(d);
 	raw_spin_unlock_irq(&w->lock);
 	hrtimer_try_to_cancel(&w->timer);
 	wake_up_all(&w->gate);
@@ -892,18 +875,9 @@ int up_world_init(struct up_domain *d)
 void up_world_close(struct up_domain *d)
 {
 	struct up_world *w = &d->world;
-	bool held;
 	int cpu;
 
-	raw_spin_lock_irq(&w->lock);
-	held = w->epoch & 1;
-	if (held)
-		up_world_release_locked(d);
-	raw_spin_unlock_irq(&w->lock);
-	if (held) {
-		wake_up_all(&w->gate);
-		wake_up_all(&w->owners);
-	}
+	up_world_release(d);
 	for_each_possible_cpu(cpu)
 		while (test_bit(0, &per_cpu_ptr(w->cpus, cpu)->busy))
 			cond_resched();
