@@ -308,8 +308,10 @@ void up_on_cpu(struct up_thread *t, enum up_arm_from from)
 		up_thread_finish(t, UPREEMPT_GONE);
 	else if (up_in_syscall(regs) || READ_ONCE(t->gated))
 		up_frame_requests(t, regs);
-	if (up_wanted(t))
+	if (up_wanted(t)) {
 		up_arm(t, from);
+		up_world_on_cpu(t, regs);
+	}
 }
 
 /*

@@ -352,8 +352,14 @@ static long up_ioc_check(struct up_domain *d, u32 slot)
 	if (IS_ERR(t))
 		return PTR_ERR(t);
 	local_irq_save(flags);
-	if (READ_ONCE(t->attention))
+	if (up_wanted(t)) {
 		up_on_cpu(t, UP_FROM_SELF);
+	} else {
+		/* A stop that is over told the slot, and nobody since. */
+		raw_spin_lock(&t->lock);
+		up_attention_update(t);
+		raw_spin_unlock(&t->lock);
+	}
 	local_irq_restore(flags);
 	up_thread_put(t);
 	return 0;

@@ -46,6 +46,17 @@ unsigned long up_trigger_address(const struct up_thread *t)
 	return base ? base + ((void *)up_slot(t) - d->mem) : 0;
 }
 
+/* Ask the thread to come by itself. Its slot is the program's: a lost store harms only that. */
+void up_poll_set(struct up_thread *t)
+{
+	struct upreempt_slot *slot = up_slot(t);
+
+	if (t->dead)
+		return;
+	WRITE_ONCE(slot->trigger, up_gate_address(t));
+	WRITE_ONCE(slot->poll, 1);
+}
+
 static struct up_gate_entry *up_gate_find(struct up_thread *t, unsigned long ip, unsigned long sp)
 {
 	struct up_gate_entry *e;
@@ -227,10 +238,13 @@ static bool up_gate_polled(struct up_thread *t, struct pt_regs *regs)
 		return false;
 	regs->ip += sizeof(code);
 	WRITE_ONCE(up_slot(t)->trigger, up_trigger_address(t));
+	/* Before we look: whoever set it before has said why, and who does it later sets it. */
+	smp_mb();
 	local_irq_save(flags);
-	t->cooperating = true;
-	if (up_wanted(t))
+	if (up_wanted(t)) {
+		t->cooperating = true;
 		up_arm(t, UP_FROM_GATE);
+	}
 	local_irq_restore(flags);
 	return true;
 }

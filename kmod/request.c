@@ -143,8 +143,8 @@ void up_attention_update(struct up_thread *t)
 		WRITE_ONCE(slot->held, t->hold);
 		WRITE_ONCE(slot->at_gate, READ_ONCE(t->gates));
 	}
-	/* HOLD and CLOSE may need the timer too: up_arm() could not arm the hook. */
-	if (!attention && !up_world_waits(t) && t->timer_ns && hrtimer_try_to_cancel(&t->timer) >= 0)
+	/* HOLD, CLOSE and a stop may need the timer too: up_arm() could not arm the hook. */
+	if (!attention && !up_world_holds(t) && t->timer_ns && hrtimer_try_to_cancel(&t->timer) >= 0)
 		t->timer_ns = 0;
 }
 
@@ -299,7 +299,8 @@ static void up_wake_waiting(struct up_thread *t)
 	}
 	raw_spin_unlock_irqrestore(&t->lock, flags);
 	if (other) {
-		wake_up_all(&other->wait);
+		/* We may be the timer. */
+		up_thread_wake(other);
 		up_thread_put(other);
 	}
 }
@@ -434,12 +435,13 @@ int up_request_submit(struct up_thread *t, struct upreempt_request *arg)
 				    UPREEMPT_FRAME_NONE, NULL);
 	else if (r->deadline_ns && !(r->flags & UPREEMPT_REQ_WAIT))
 		up_timer_at(t, r->deadline_ns);	/* else: when the waiter goes to sleep */
-	if (r->state == UP_REQ_PENDING && r->grace_end_ns) {
+	gently = r->state == UP_REQ_PENDING && r->grace_end_ns;
+	if (gently)
 		up_timer_at(t, r->grace_end_ns);
-		up_poll_set(t);
-	}
-	gently = r->grace_end_ns;
 	up_attention_update(t);
+	/* Last: a thread that polls because of it has to find out why. */
+	if (gently)
+		up_poll_set(t);
 	raw_spin_unlock_irqrestore(&t->lock, flags);
 
 	if (READ_ONCE(t->attention)) {

@@ -178,7 +178,7 @@ static void up_show_world(struct seq_file *m, const char *prefix, struct up_doma
 	seq_printf(m, "%sworld %u pid %d stops %llu ns %llu late %llu stopped %d last_ns %llu",
 		   prefix, d->id, pid_vnr(d->owner), READ_ONCE(d->world.stops),
 		   READ_ONCE(d->world.ns), READ_ONCE(d->world.late_sum),
-		   READ_ONCE(d->world.epoch) & 1, READ_ONCE(d->world.last_stop_ns));
+		   (int)(READ_ONCE(d->world.epoch) & 1), READ_ONCE(d->world.last_stop_ns));
 	seq_printf(m, " slowest %u comm %s slowest_ns %llu attempts %u reason %s ip 0x%llx\n",
 		   s.tid, s.comm, s.ns, s.attempts,
 		   s.reason ? up_reason_names[s.reason] : "-", s.rip);

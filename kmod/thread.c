@@ -35,8 +35,11 @@ static void up_sched_in(struct preempt_notifier *pn, int cpu)
 
 	if (unlikely(READ_ONCE(t->w_listed)))
 		up_world_sched_in(t);
-	if (likely(!up_wanted(t) && !up_thread_moved_on(t)))
+	if (likely(!up_wanted(t) && !up_thread_moved_on(t))) {
+		/* No hook at this return: it must not say so of a later one. */
+		t->cooperating = false;
 		return;
+	}
 	local_irq_save(flags);
 	up_on_cpu(t, UP_FROM_SCHED_IN);
 	local_irq_restore(flags);
@@ -59,6 +62,8 @@ static void up_sched_out(struct preempt_notifier *pn, struct task_struct *next)
 		up_thread_finish(t, UPREEMPT_GONE);
 		if (READ_ONCE(current->__state) == TASK_DEAD) {
 			/* The last time: nobody walks this notifier after RCU's next period. */
+			if (!pn->link.next)
+				up_world_running(NULL);
 			atomic_set(&t->where, UP_DEAD);
 			up_thread_put(t);
 			return;
@@ -272,16 +277,17 @@ void up_zombie_settle(struct up_thread *t)
 		up_thread_put(t);
 }
 
-static void up_thread_finish_locked(struct up_thread *t, enum upreempt_outcome outcome)
+static bool up_thread_finish_locked(struct up_thread *t, enum upreempt_outcome outcome,
+				    bool by_itself)
 {
 	struct up_domain *d = t->domain;
 
 	lockdep_assert_held(&t->lock);
 	if (t->dead)
-		return;
-	t->dead = true;
+		return true;
+	if (!up_world_gone(t, by_itself))
+		return false;
 	t->closing = true;
-	up_world_gone(t);
 	up_request_drop_all(t, outcome);
 	up_attention_update(t);
 	WRITE_ONCE(up_slot(t)->tid, 0);
@@ -289,8 +295,8 @@ static void up_thread_finish_locked(struct up_thread *t, enum upreempt_outcome o
 		up_zombie_add(t);
 	/* Only now may the slot be given to another thread. */
 	rcu_assign_pointer(d->threads[t->index], NULL);
-	atomic_dec(&d->nr_threads);
 	up_thread_wake(t);
+	return true;
 }
 
 /*
@@ -303,7 +309,7 @@ void up_thread_finish(struct up_thread *t, enum upreempt_outcome outcome)
 	unsigned long flags;
 
 	raw_spin_lock_irqsave(&t->lock, flags);
-	up_thread_finish_locked(t, outcome);
+	up_thread_finish_locked(t, outcome, false);
 	raw_spin_unlock_irqrestore(&t->lock, flags);
 }
 
@@ -318,9 +324,7 @@ static bool up_thread_finish_free(struct up_thread *t)
 	bool free;
 
 	raw_spin_lock_irqsave(&t->lock, flags);
-	free = !t->hold && !up_world_holds(t);
-	if (free)
-		up_thread_finish_locked(t, UPREEMPT_GONE);
+	free = !t->hold && up_thread_finish_locked(t, UPREEMPT_GONE, true);
 	raw_spin_unlock_irqrestore(&t->lock, flags);
 	return free;
 }
@@ -489,16 +493,17 @@ int up_thread_register(struct up_domain *d, struct upreempt_register *reg)
 	WRITE_ONCE(slot->tid, t->tid);
 
 	preempt_disable();
+	/* Before an IPI can find it. */
+	atomic_inc(&d->nr_threads);
 	up_world_running(t);
 	atomic_set(&t->where, smp_processor_id());
 	preempt_notifier_register(&t->pn);
-	atomic_inc(&d->nr_threads);
 	rcu_assign_pointer(d->threads[t->index], t);
 	/* A stop of the world that did not see us: we see it, as in sched_in (F). */
 	smp_mb();
 	local_irq_disable();
 	if (up_wanted(t))
-		up_arm(t, UP_FROM_SELF);
+		up_on_cpu(t, UP_FROM_SELF);
 	local_irq_enable();
 	preempt_enable();
 	mutex_unlock(&d->mutex);

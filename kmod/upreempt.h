@@ -163,7 +163,7 @@ struct up_thread {
 	u32 stack_need;
 
 	raw_spinlock_t lock;
-	bool dead;			/* takes no requests any more */
+	bool dead;			/* takes no requests any more; also under world->lock */
 	bool closing;			/* the hook has to detach it */
 	bool zombie;			/* on domain->zombies: uncollected outcomes */
 	struct list_head zombie_node;	/* under domain->zombie_lock */
@@ -184,11 +184,11 @@ struct up_thread {
 	/* its part in a stop of the world: under world->lock */
 	struct list_head w_off;		/* switched out at a user instruction */
 	struct list_head w_late;	/* waited for */
-	u32 w_epoch;			/* the stop that this is about: */
+	u64 w_epoch;			/* the stop that this is about: */
 	u8 w_state;			/* enum up_world_state */
 	u8 w_reason;
 	u32 w_attempts;
-	u32 w_seen;			/* the walk that came by last */
+	u64 w_seen;			/* the walk that came by last */
 	unsigned long w_ip;
 
 	struct hrtimer timer;		/* retry and deadlines */
@@ -220,7 +220,7 @@ struct up_world_cpu;
 
 /* A domain's threads, stopped together. See world.c. */
 struct up_world {
-	u32 epoch;			/* odd: stopped; written under lock, read everywhere */
+	u64 epoch;			/* odd: stopped; written under lock, read everywhere */
 	u32 tid;			/* the stopper's */
 	struct task_struct *owner;	/* the stopper; as epoch */
 	struct task_struct *owner_ref;	/* whose reference we hold; only the stopper's business */
@@ -228,11 +228,11 @@ struct up_world {
 
 	raw_spinlock_t lock;
 	struct list_head off;		/* threads switched out at a user instruction */
-	struct list_head late;		/* threads that are waited for */
+	struct list_head late;		/* threads that are waited for: count[UP_W_LATE] */
 	bool forced;			/* nobody may take his time any more */
 	bool walked;			/* all of off was looked at */
 	bool complete;			/* nobody is waited for */
-	u32 walk;
+	u64 walk;
 	u32 acks;			/* CPUs that have not answered */
 	u32 ipis;
 	u32 gone;
@@ -404,6 +404,7 @@ int up_resume(struct up_thread *t, const struct upreempt_regs *regs);
 /* gate.c */
 unsigned long up_gate_address(const struct up_thread *t);
 unsigned long up_trigger_address(const struct up_thread *t);
+void up_poll_set(struct up_thread *t);
 bool up_gate_enter(struct up_thread *t, struct pt_regs *regs);
 int up_held_wait(struct up_thread *t);
 void up_gate_mend_frame(struct up_thread *t, const struct pt_regs *regs);
@@ -428,9 +429,9 @@ bool up_world_owned_by(const struct up_thread *t);
 bool up_world_waits(const struct up_thread *t);
 void up_world_sched_out(struct up_thread *t, const struct pt_regs *regs);
 void up_world_sched_in(struct up_thread *t);
+void up_world_on_cpu(struct up_thread *t, const struct pt_regs *regs);
 bool up_world_hook(struct up_thread *t, const struct pt_regs *regs);
-void up_world_gone(struct up_thread *t);
-void up_poll_set(struct up_thread *t);
+bool up_world_gone(struct up_thread *t, bool by_itself);
 int up_world_stop(struct up_domain *d, struct upreempt_world *arg);
 int up_world_start(struct up_domain *d);
 void up_world_slowest(struct up_domain *d, struct upreempt_world_thread *slowest);

@@ -18,12 +18,15 @@
  * the two sees the other. sched_out lists the thread before it clears the word.
  *
  * Each thread is counted once in an epoch: up_thread.w_state is valid while w_epoch is
- * the epoch, and changes under world->lock only. A thread without a state is in a system
- * call, or came out of one, and is counted by subtraction: nobody walks over those.
+ * the epoch, and changes under world->lock only. A thread without a state has been
+ * in a system call since before the stop, and is counted by subtraction: nobody walks over
+ * those. One that is seen there, on a CPU or coming back to one, gets its state (BLOCKED): it
+ * will be held wherever its return leads, also where an interrupted thread would not be.
  *
  * The list of the switched out pins them: sched_in has to take its thread off it.
  */
 #include <linux/freezer.h>
+#include <linux/overflow.h>
 #include <linux/percpu.h>
 #include <linux/sched/signal.h>
 #include <linux/sched/task.h>
@@ -43,7 +46,7 @@ struct up_world_cpu {
 	call_single_data_t csd;
 	struct up_domain *domain;
 	unsigned long busy;		/* bit 0: the IPI is under way */
-	u32 want;			/* the epoch that waits for its answer; under lock */
+	u64 want;			/* the epoch that waits for its answer; under lock */
 };
 
 /*
@@ -115,6 +118,7 @@ static void up_world_late(struct up_thread *t, enum upreempt_reason reason, unsi
 		t->w_epoch = w->epoch;
 		t->w_state = UP_W_LATE;
 		t->w_attempts = 0;
+		w->count[UP_W_LATE]++;
 		list_add_tail(&t->w_late, &w->late);
 	}
 	t->w_reason = reason;
@@ -145,18 +149,21 @@ static void up_world_describe(const struct up_thread *t, struct upreempt_world_t
 static void up_world_stood(struct up_thread *t, enum up_world_state how, unsigned long ip)
 {
 	struct up_world *w = &t->domain->world;
+	bool late = up_state(t) == UP_W_LATE;
 	u64 now = ktime_get_ns();
 
-	if (up_state(t) == UP_W_LATE)
+	if (late) {
 		list_del_init(&t->w_late);
-	if (up_state(t) != UP_W_LATE || t->w_reason == UPREEMPT_R_NOT_RUN)
+		w->count[UP_W_LATE]--;
+	}
+	if (!late || t->w_reason == UPREEMPT_R_NOT_RUN)
 		t->w_reason = UPREEMPT_R_NONE;
 	t->w_epoch = w->epoch;
 	t->w_state = how;
 	t->w_ip = ip;
 	w->count[how]++;
-	/* The short list of the switched out costs no time that anybody waits for. */
-	if (how != UP_W_PREEMPTED || w->walked) {
+	/* Nobody waits for what is found in place. */
+	if (late || (how != UP_W_BLOCKED && (how != UP_W_PREEMPTED || w->walked))) {
 		if (!w->first_ns)
 			w->first_ns = now;
 		w->last_ns = now;
@@ -165,17 +172,6 @@ static void up_world_stood(struct up_thread *t, enum up_world_state how, unsigne
 	trace_upreempt_world_thread(t->domain->id, t->tid, how, t->w_reason, t->w_attempts, ip,
 				    now - w->request_ns);
 	up_world_settle(w);
-}
-
-/* Ask the thread to come by itself. Its slot is the program's: a lost store harms only that. */
-void up_poll_set(struct up_thread *t)
-{
-	struct upreempt_slot *slot = up_slot(t);
-
-	if (t->dead)
-		return;
-	WRITE_ONCE(slot->trigger, up_gate_address(t));
-	WRITE_ONCE(slot->poll, 1);
 }
 
 static enum upreempt_reason up_world_why_off(const struct up_thread *t)
@@ -205,8 +201,7 @@ static void up_world_classify(struct up_thread *t)
 		up_world_stood(t, UP_W_PREEMPTED, ip);
 		return;
 	}
-	if (up_world_why_off(t))
-		reason = up_world_why_off(t);
+	reason = up_world_why_off(t) ?: reason;
 	up_world_late(t, reason, ip);
 	WRITE_ONCE(up_slot(t)->pending, 1);
 }
@@ -217,7 +212,8 @@ static void up_world_classify(struct up_thread *t)
 void up_world_sched_out(struct up_thread *t, const struct pt_regs *regs)
 {
 	struct up_world *w = &t->domain->world;
-	bool user = !up_in_syscall(regs);
+	/* Not 64-bit: the gate cannot hold it at its return, the stopper has to know. */
+	bool user = !up_in_syscall(regs) || !user_64bit_mode((struct pt_regs *)regs);
 
 	if (!user && !up_world_stopped(w))
 		return;
@@ -229,7 +225,7 @@ void up_world_sched_out(struct up_thread *t, const struct pt_regs *regs)
 	if (up_concerned(t)) {
 		if (user)
 			up_world_classify(t);
-		else if (up_state(t) == UP_W_LATE && user_64bit_mode((struct pt_regs *)regs))
+		else if (up_state(t) == UP_W_LATE)
 			up_world_stood(t, UP_W_BLOCKED, regs->ip);
 	}
 	raw_spin_unlock(&w->lock);
@@ -252,6 +248,31 @@ void up_world_sched_in(struct up_thread *t)
 	raw_spin_unlock_irqrestore(&w->lock, flags);
 }
 
+/*
+ * Context: @t is current, in the kernel, interrupts off. In a system call whose return the
+ * hook watches it is stopped. Where the hook could not be armed it may come back before the
+ * retry timer: it has to be waited for.
+ */
+void up_world_on_cpu(struct up_thread *t, const struct pt_regs *regs)
+{
+	struct up_world *w = &t->domain->world;
+
+	if (!up_world_stopped(w) || !up_in_syscall(regs))
+		return;
+	raw_spin_lock(&w->lock);
+	/* One that has come to POLL while it was waited for is the hook's. */
+	if (up_concerned(t) && (up_state(t) == UP_W_NONE ||
+				(up_state(t) == UP_W_LATE && !t->cooperating))) {
+		if (!user_64bit_mode((struct pt_regs *)regs))
+			up_world_late(t, UPREEMPT_R_NOT_64BIT, regs->ip);
+		else if (t->armed)
+			up_world_stood(t, UP_W_BLOCKED, regs->ip);
+		else
+			up_world_late(t, UPREEMPT_R_NOT_RUN, regs->ip);
+	}
+	raw_spin_unlock(&w->lock);
+}
+
 /**
  * up_world_hook - does a stop of the world hold the current thread?
  * @t: current's registration
@@ -271,24 +292,11 @@ bool up_world_hook(struct up_thread *t, const struct pt_regs *regs)
 	raw_spin_lock(&w->lock);
 	if (!up_concerned(t)) {
 		hold = false;
-		goto unlock;
-	}
-	if (up_state(t) == UP_W_NONE) {
-		/*
-		 * Out of its system call: it counts as stopped already. Or its own IPI is
-		 * still under way, and so the stop is not complete.
-		 */
-		if (up_in_syscall(regs) || w->complete) {
-			t->w_epoch = w->epoch;
-			t->w_state = UP_W_BLOCKED;
-			w->count[UP_W_BLOCKED]++;
-			goto unlock;
-		}
-		up_world_late(t, UPREEMPT_R_NOT_RUN, regs->ip);
-	}
-	if (up_state(t) == UP_W_LATE) {
+	} else if (up_state(t) <= UP_W_LATE) {
+		/* Without a state: armed for something else, and the IPI is still under way. */
 		ip = up_thread_true_ip(current, regs);
-		reason = ip == regs->ip ? up_check_stop(t, regs) : UPREEMPT_R_NONE;
+		/* On its way into another domain's gate it is held, but not where we forbid it. */
+		reason = ip == regs->ip ? up_check_stop(t, regs) : up_check_off(t, regs, ip);
 		if (!reason && !w->forced && !t->cooperating)
 			reason = UPREEMPT_R_GRACE;
 		hold = !reason;
@@ -305,7 +313,6 @@ bool up_world_hook(struct up_thread *t, const struct pt_regs *regs)
 			}
 		}
 	}
-unlock:
 	raw_spin_unlock(&w->lock);
 	return hold;
 }
@@ -325,11 +332,10 @@ bool up_world_waits(const struct up_thread *t)
 static void up_world_release_locked(struct up_domain *d)
 {
 	struct up_world *w = &d->world;
-	struct up_thread *t, *n;
 	u64 ns = ktime_get_ns() - w->request_ns;
 
-	list_for_each_entry_safe(t, n, &w->late, w_late)
-		list_del_init(&t->w_late);
+	/* Their nodes stay as they are: a state of a past epoch says that they are on no list. */
+	INIT_LIST_HEAD(&w->late);
 	w->depth = 0;
 	w->ns += ns;
 	WRITE_ONCE(w->owner, NULL);
@@ -338,24 +344,35 @@ static void up_world_release_locked(struct up_domain *d)
 	trace_upreempt_world_start(d->id, w->tid, ns);
 }
 
-/* The thread leaves: it needs no waiting for, and its world stands no longer. Any context. */
-void up_world_gone(struct up_thread *t)
+/*
+ * The thread leaves: it needs no waiting for, and its world stands no longer. A stop counts it
+ * or holds it: both are decided here. Any context, under t->lock.
+ * @by_itself: it does not leave while it is held
+ * Return: whether it has left.
+ */
+bool up_world_gone(struct up_thread *t, bool by_itself)
 {
 	struct up_world *w = &t->domain->world;
 	unsigned long flags;
 
 	raw_spin_lock_irqsave(&w->lock, flags);
+	if (by_itself && up_concerned(t)) {
+		raw_spin_unlock_irqrestore(&w->lock, flags);
+		return false;
+	}
+	t->dead = true;
+	atomic_dec(&t->domain->nr_threads);
 	if (t->w_listed) {
 		list_del_init(&t->w_off);
 		WRITE_ONCE(t->w_listed, false);
 	}
 	if (w->epoch & 1 && up_state(t) != UP_W_NONE) {
-		if (up_state(t) == UP_W_LATE)
+		if (up_state(t) == UP_W_LATE) {
 			list_del_init(&t->w_late);
-		else
-			w->count[up_state(t)]--;
+			w->gone++;
+		}
+		w->count[up_state(t)]--;
 		t->w_state = UP_W_NONE;
-		w->gone++;
 		up_world_settle(w);
 	}
 	if (w->epoch & 1 && w->owner == t->task) {
@@ -363,6 +380,7 @@ void up_world_gone(struct up_thread *t)
 		up_world_wake(w, UP_WORLD_WAKE_GATE);
 	}
 	raw_spin_unlock_irqrestore(&w->lock, flags);
+	return true;
 }
 
 static void up_world_irq_work(struct irq_work *work)
@@ -404,14 +422,15 @@ static enum hrtimer_restart up_world_timer(struct hrtimer *timer)
 			memcpy(comm, w->owner->comm, sizeof(comm));
 		}
 	}
+	/* Queued: while we were on our way here the next stop began, and started it. */
+	again &= !hrtimer_is_queued(timer);
+	if (again)
+		hrtimer_forward_now(timer, ns_to_ktime(UP_WORLD_LOOK_NS));
 	raw_spin_unlock_irqrestore(&w->lock, flags);
 	if (stood)
-		pr_notice("upreempt: %.15s[%d] has stopped the world of domain %u for %llu s\n",
-			  comm, pid, d->id, stood / NSEC_PER_SEC);
-	if (!again)
-		return HRTIMER_NORESTART;
-	hrtimer_forward_now(timer, ns_to_ktime(UP_WORLD_LOOK_NS));
-	return HRTIMER_RESTART;
+		pr_notice_ratelimited("upreempt: %.15s[%d] has stopped the world of domain %u for %llu s\n",
+				      comm, pid, d->id, stood / NSEC_PER_SEC);
+	return again ? HRTIMER_RESTART : HRTIMER_NORESTART;
 }
 
 /* ---- the IPI ---------------------------------------------------------------------------------- */
@@ -436,16 +455,14 @@ static void up_world_ipi(void *info)
 	clear_bit(0, &c->busy);
 	/* Before we look: who found it busy relies on what we see. */
 	smp_mb__after_atomic();
+	if (t && up_wanted(t)) {
+		up_arm(t, UP_FROM_IPI);
+		up_world_on_cpu(t, regs);
+	}
 	raw_spin_lock(&w->lock);
 	/* A listed thread is in finish_task_switch(): its sched_in is about to come. */
-	if (t && up_concerned(t) && !t->w_listed) {
-		if (!up_in_syscall(regs))
-			up_world_late(t, UPREEMPT_R_NOT_RUN, regs->ip);
-		else if (!user_64bit_mode(regs))
-			up_world_late(t, UPREEMPT_R_NOT_64BIT, regs->ip);
-		else if (up_state(t) == UP_W_LATE)
-			up_world_stood(t, UP_W_BLOCKED, regs->ip);
-	}
+	if (t && up_concerned(t) && !t->w_listed && !up_in_syscall(regs))
+		up_world_late(t, UPREEMPT_R_NOT_RUN, regs->ip);
 	if (c->want == w->epoch) {
 		c->want = 0;
 		w->acks--;
@@ -453,8 +470,6 @@ static void up_world_ipi(void *info)
 		up_world_settle(w);
 	}
 	raw_spin_unlock(&w->lock);
-	if (t && up_wanted(t))
-		up_arm(t, UP_FROM_IPI);
 }
 
 /* One IPI to each CPU that runs the program. */
@@ -465,6 +480,7 @@ static void up_world_multicast(struct up_domain *d)
 	unsigned long flags;
 	int cpu, ret;
 
+	up_inject(stop_delay);
 	preempt_disable();
 	smp_mb();	/* G: the epoch before the words; pairs with F in up_sched_in() */
 	for_each_online_cpu(cpu) {
@@ -522,6 +538,7 @@ static void up_world_walk(struct up_domain *d)
 			up_world_settle(w);
 		}
 		raw_spin_unlock_irq(&w->lock);
+		cond_resched();
 	}
 }
 
@@ -538,6 +555,31 @@ static ktime_t up_time_left(u64 deadline_ns)
 	return deadline_ns <= now ? 0 : min_t(u64, deadline_ns - now, KTIME_MAX);
 }
 
+/* Return: 0, 1 (is ours), -EAGAIN (another's), -EDEADLK: one whom a STOP holds stops nobody. */
+static int up_world_try(struct up_world *w, struct up_thread *self)
+{
+	unsigned long flags;
+	int ret = 0;
+
+	local_irq_save(flags);
+	if (self)
+		raw_spin_lock(&self->lock);
+	raw_spin_lock(&w->lock);
+	if (w->owner) {
+		ret = w->owner == current ? 1 : -EAGAIN;
+	} else if (self && self->hold) {
+		ret = -EDEADLK;
+	} else {
+		w->owner = current;
+		w->tid = task_pid_vnr(current);
+	}
+	raw_spin_unlock(&w->lock);
+	if (self)
+		raw_spin_unlock(&self->lock);
+	local_irq_restore(flags);
+	return ret;
+}
+
 /* Become the one who has stopped the world. 1: was already. */
 static int up_world_take(struct up_domain *d, struct up_thread *self, u32 flags, u64 deadline_ns)
 {
@@ -545,33 +587,15 @@ static int up_world_take(struct up_domain *d, struct up_thread *self, u32 flags,
 	int ret;
 
 	for (;;) {
-		/* One who is held himself stops nobody. */
-		ret = self ? up_held_wait(self) : 0;
-		if (ret)
+		ret = up_world_try(w, self);
+		if (ret >= 0)
 			return ret;
-		if (self)
-			raw_spin_lock_irq(&self->lock);
-		else
-			local_irq_disable();
-		raw_spin_lock(&w->lock);
-		ret = w->owner == current;
-		if (!w->owner && !(self && self->hold)) {
-			w->owner = current;
-			w->tid = task_pid_vnr(current);
-			raw_spin_unlock(&w->lock);
-			if (self)
-				raw_spin_unlock_irq(&self->lock);
-			else
-				local_irq_enable();
-			return 0;
+		if (ret == -EDEADLK) {
+			ret = up_held_wait(self);
+			if (ret)
+				return ret;
+			continue;
 		}
-		raw_spin_unlock(&w->lock);
-		if (self)
-			raw_spin_unlock_irq(&self->lock);
-		else
-			local_irq_enable();
-		if (ret)
-			return 1;
 		if (flags & UPREEMPT_WORLD_TRY)
 			return -EAGAIN;
 		if (!up_time_left(deadline_ns))
@@ -615,8 +639,10 @@ static void up_world_begin(struct up_domain *d, const struct up_thread *self, u6
 	trace_upreempt_world_stop(d->id, w->tid, grace_ns);
 	up_world_multicast(d);
 	up_world_walk(d);
+	raw_spin_lock_irq(&w->lock);
 	hrtimer_start(&w->timer, ns_to_ktime(self ? UP_WORLD_WARN_NS : UP_WORLD_LOOK_NS),
 		      HRTIMER_MODE_REL_HARD);
+	raw_spin_unlock_irq(&w->lock);
 }
 
 /* The time to come by itself is over, for all who are late. */
@@ -695,22 +721,25 @@ static void up_world_report(struct up_domain *d, const struct up_thread *self,
 {
 	struct up_world *w = &d->world;
 	struct up_thread *t;
-	int all, counted;
-	u32 i;
+	u32 i = 0, stopped;
+	int all;
 
 	raw_spin_lock_irq(&w->lock);
+	all = atomic_read(&d->nr_threads);
+	r->threads = max(all - !!self, 0);
+	stopped = w->count[UP_W_LANDED] + w->count[UP_W_PREEMPTED] + w->count[UP_W_COOPERATED];
+	/* A CPU that did not answer: whom it runs, if anybody, we do not know. */
+	r->stragglers = min(w->count[UP_W_LATE] + w->acks, r->threads - stopped);
+	r->blocked = r->threads - stopped - r->stragglers;
 	list_for_each_entry(t, &w->late, w_late) {
-		if (r->stragglers < UPREEMPT_WORLD_LATE)
-			up_world_describe(t, &r->late[r->stragglers],
-					  ktime_get_ns() - w->request_ns);
-		r->stragglers++;
+		if (i == UPREEMPT_WORLD_LATE)
+			break;
+		up_world_describe(t, &r->late[i++], ktime_get_ns() - w->request_ns);
 	}
-	/* A CPU that did not answer: whom it runs we do not know. */
-	for (i = 0; i < w->acks; i++, r->stragglers++)
-		if (r->stragglers < UPREEMPT_WORLD_LATE)
-			r->late[r->stragglers] = (struct upreempt_world_thread){
-				.slot = UPREEMPT_ANY_SLOT, .reason = UPREEMPT_R_SILENT,
-				.ns = ktime_get_ns() - w->request_ns };
+	for (; i < min_t(u32, r->stragglers, UPREEMPT_WORLD_LATE); i++)
+		r->late[i] = (struct upreempt_world_thread){
+			.slot = UPREEMPT_ANY_SLOT, .reason = UPREEMPT_R_SILENT,
+			.ns = ktime_get_ns() - w->request_ns };
 	w->late_sum += r->stragglers;
 	r->landed = w->count[UP_W_LANDED];
 	r->preempted = w->count[UP_W_PREEMPTED];
@@ -726,12 +755,8 @@ static void up_world_report(struct up_domain *d, const struct up_thread *self,
 	if (r->stragglers)
 		w->slowest = r->late[0];
 	r->slowest = w->slowest;
-	all = atomic_read(&d->nr_threads);
 	raw_spin_unlock_irq(&w->lock);
 
-	r->threads = max(all - !!self, 0);
-	counted = r->landed + r->preempted + r->cooperated + r->stragglers;
-	r->blocked = max((int)r->threads - counted, 0);
 	r->unregistered = max(get_nr_threads(current) - all - !self, 0);
 	r->final_ns = ktime_get_ns();
 	w->last_stop_ns = r->final_ns - r->request_ns;
@@ -743,7 +768,8 @@ static void up_world_release(struct up_domain *d)
 	struct up_world *w = &d->world;
 
 	raw_spin_lock_irq(&w->lock);
-	up_world_release_locked(d);
+	if (w->epoch & 1)
+		up_world_release_locked(d);
 	raw_spin_unlock_irq(&w->lock);
 	hrtimer_try_to_cancel(&w->timer);
 	wake_up_all(&w->gate);
@@ -756,7 +782,8 @@ static void up_world_release(struct up_domain *d)
  * @arg: flags and times in, the report out
  *
  * Context: process, may sleep.
- * Return: 0, -EPERM, -EAGAIN, -ETIMEDOUT, -EBUSY, -ERESTARTSYS.
+ * Return: 0, -EPERM, -ENXIO (the gate is not mapped), -EAGAIN, -ETIMEDOUT, -EBUSY,
+ * -ERESTARTSYS.
  */
 int up_world_stop(struct up_domain *d, struct upreempt_world *arg)
 {
@@ -766,16 +793,22 @@ int up_world_stop(struct up_domain *d, struct upreempt_world *arg)
 
 	if (!up_domain_mine(d))
 		return -EPERM;
+	if (!READ_ONCE(d->uaddr))
+		return -ENXIO;
 	self = up_thread_in(current, d);
 	taken = up_world_take(d, self, arg->flags, arg->deadline_ns);
 	if (taken < 0)
 		return taken;
 	if (!taken)
 		up_world_begin(d, self, arg->grace_ns);
-	grace_end = d->world.request_ns + arg->grace_ns;
+	if (check_add_overflow(d->world.request_ns, arg->grace_ns, &grace_end))
+		grace_end = U64_MAX;
 	ret = up_world_await(d, grace_end, arg->deadline_ns);
 	if (!ret) {
 		up_world_report(d, self, arg);
+		/* Nobody comes back to end the time of those who are late. */
+		if (!d->world.forced && arg->stragglers)
+			up_world_force(d);
 		if (arg->flags & UPREEMPT_WORLD_ALL && arg->stragglers)
 			ret = -ETIMEDOUT;
 		else if (arg->flags & UPREEMPT_WORLD_REGISTERED && arg->unregistered)
@@ -853,18 +886,9 @@ int up_world_init(struct up_domain *d)
 void up_world_close(struct up_domain *d)
 {
 	struct up_world *w = &d->world;
-	bool held;
 	int cpu;
 
-	raw_spin_lock_irq(&w->lock);
-	held = w->epoch & 1;
-	if (held)
-		up_world_release_locked(d);
-	raw_spin_unlock_irq(&w->lock);
-	if (held) {
-		wake_up_all(&w->gate);
-		wake_up_all(&w->owners);
-	}
+	up_world_release(d);
 	for_each_possible_cpu(cpu)
 		while (test_bit(0, &per_cpu_ptr(w->cpus, cpu)->busy))
 			cond_resched();
@@ -882,4 +906,6 @@ void up_world_free(struct up_domain *d)
 	if (w->owner_ref)
 		put_task_struct(w->owner_ref);
 	free_percpu(w->cpus);
+	w->cpus = NULL;		/* SETUP may have failed: we are called again */
+	w->owner_ref = NULL;
 }

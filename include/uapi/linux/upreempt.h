@@ -421,7 +421,8 @@ struct upreempt_world {
 /*
  * WORLD_STOP: when it returns 0 no registered thread but the caller runs user instructions,
  * stragglers excepted, until the caller's WORLD_START or its end. Again by the same thread:
- * nests, and waits for the stragglers once more. EPERM: not the opener's process. EAGAIN,
+ * nests, and waits for the stragglers once more. EPERM: not the opener's process. ENXIO: the
+ * shared memory, and with it the gate, is not mapped. EAGAIN,
  * ETIMEDOUT, EBUSY: see the flags; ETIMEDOUT also: another stopper was there until the deadline.
  * EINTR: a signal; nothing is stopped.
  */
