@@ -522,10 +522,15 @@ static void redirect_at_restart(struct __test_metadata *_metadata, struct raw *r
 		ASSERT_TRUE(raw_sleeps(t->tid));
 		ASSERT_EQ(0, raw_post(r, t->slot, UPREEMPT_REDIRECT, 0, 0, &seq));
 		ASSERT_EQ(-ETIMEDOUT, raw_wait(r, t->slot, seq, 0, &e));
-		ASSERT_EQ(1, write(go, "x", 1));
-		do {
-			ret = raw_wait(r, t->slot, seq, RAW_LONG_MS, &e);
-		} while (ret == -EINTR);
+		/* a SIGCONT may come before the thread has seen the stop: again */
+		for (int tries = 0; tries < 30; tries++) {
+			ASSERT_EQ(1, write(go, "x", 1));
+			do {
+				ret = raw_wait(r, t->slot, seq, 300, &e);
+			} while (ret == -EINTR);
+			if (ret != -ETIMEDOUT)
+				break;
+		}
 		ASSERT_EQ(0, ret);
 		ASSERT_EQ(UPREEMPT_LANDED, e.outcome);
 		ASSERT_EQ(0, memcmp((void *)e.regs.rip, "\x0f\x05", 2));
