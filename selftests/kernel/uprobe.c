@@ -126,16 +126,19 @@ FIXTURE_TEARDOWN(uprobe)
 	raw_close(&self->r);
 }
 
-/* Asks over and over; each answer is in the loop. Returns how often it had to wait. */
+/*
+ * Asks n times, or for ten seconds on a loaded machine; each answer is in the loop. Returns
+ * how often it had to wait.
+ */
 static uint64_t ask_many(struct __test_metadata *_metadata, FIXTURE_DATA(uprobe) *self,
 			 uint32_t kind, uint64_t n, uint64_t pause_us)
 {
-	uint64_t visits = 0, deferred, bad = 0;
+	uint64_t visits = 0, deferred, bad = 0, i, end = raw_in(10000);
 	struct upreempt_stats before, after;
 	struct upreempt_event e;
 
 	EXPECT_EQ(0, raw_stats(&self->r, self->t.slot, &before));
-	for (uint64_t i = 0; i < n; i++) {
+	for (i = 0; i < n && raw_now() < end; i++) {
 		if (raw_ask(&self->r, self->t.slot, kind, 0, &e) ||
 		    e.outcome != UPREEMPT_LANDED || !is_probed_loop(&e.regs, &self->t)) {
 			if (!bad++)
@@ -155,7 +158,7 @@ static uint64_t ask_many(struct __test_metadata *_metadata, FIXTURE_DATA(uprobe)
 	EXPECT_LT(0, visits);
 	deferred = after.deferrals[UPREEMPT_R_UPROBE] - before.deferrals[UPREEMPT_R_UPROBE];
 	TH_LOG("kind %u: %llu requests, %llu deferred in %llu steps, %llu wrong", kind,
-	       (unsigned long long)n, (unsigned long long)deferred,
+	       (unsigned long long)i, (unsigned long long)deferred,
 	       (unsigned long long)visits, (unsigned long long)bad);
 	return deferred;
 }
@@ -169,7 +172,7 @@ TEST_F(uprobe, redirects)
 
 TEST_F(uprobe, stops)
 {
-	EXPECT_LT(0, ask_many(_metadata, self, UPREEMPT_STOP, raw_scale(10000), 0));
+	EXPECT_LT(0, ask_many(_metadata, self, UPREEMPT_STOP, raw_scale(3000), 50));
 	ASSERT_EQ(0, raw_target_stop(&self->t));
 	EXPECT_EQ(0, self->t.wrong);
 }
