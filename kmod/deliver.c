@@ -553,7 +553,8 @@ void up_hook(struct user_return_notifier *urn)
 		t->cooperating = false;
 	held = up_world_hook(t, regs);
 	up_hook_requests(t, regs, held);
-	if ((t->hold || held) && !up_gate_enter(t, regs))
+	/* Interrupted on its way into the gate of another domain, and from there into ours? */
+	if ((t->hold || held) && !up_thread_at_gate(t, regs) && !up_gate_enter(t, regs))
 		up_retry_later(t);
 	t->cooperating = false;
 	up_attention_update(t);

@@ -118,15 +118,21 @@ void up_gate_mend_frame(struct up_thread *t, const struct pt_regs *regs)
 /*
  * Switched out on its way into the gate: whoever looks at the thread now (a debugger, a
  * core dump) sees where it really is. The hook sends it back when it runs again.
- * Context: the thread itself, in sched_out.
+ * Context: the thread itself, in sched_out or in the gate.
+ * Return: whether the PC has changed.
  */
-void up_gate_left(struct up_thread *t, struct pt_regs *regs)
+bool up_gate_left(struct up_thread *t, struct pt_regs *regs)
 {
-	raw_spin_lock(&t->lock);
-	if (!up_gate_undo(t, regs))
+	unsigned long flags;
+	bool undone;
+
+	raw_spin_lock_irqsave(&t->lock, flags);
+	undone = up_gate_undo(t, regs);
+	if (!undone)
 		up_gate_mend_frame(t, regs);
 	up_attention_update(t);
-	raw_spin_unlock(&t->lock);
+	raw_spin_unlock_irqrestore(&t->lock, flags);
+	return undone;
 }
 
 /*
@@ -288,8 +294,10 @@ vm_fault_t up_gate_fault(struct up_domain *d, struct vm_fault *vmf)
 	}
 
 	mmap_read_unlock(mm);
-	if (entered)
+	if (entered) {
+		up_thread_leave_gates(regs);
 		up_gate_wait(t, regs->ip);
+	}
 	up_thread_put(t);
 	/* NOPAGE for the core's fault code, COMPLETED for its caller: the lock is released. */
 	return VM_FAULT_NOPAGE | VM_FAULT_COMPLETED;

@@ -70,7 +70,7 @@ static void up_sched_out(struct preempt_notifier *pn, struct task_struct *next)
 		}
 	} else {
 		if (unlikely(t->gates))
-			up_gate_left(t, task_pt_regs(current));
+			up_thread_leave_gates(task_pt_regs(current));
 		if (unlikely(READ_ONCE(t->attention) & UP_ATT_PENDING))
 			up_frame_requests(t, task_pt_regs(current));
 		up_world_sched_out(t, task_pt_regs(current));
@@ -135,6 +135,23 @@ static unsigned int up_registrations(void)
 	return n;
 }
 
+/* One gate back from @ip; bounded loops, for entries left by jumps may point at each other. */
+static unsigned long up_thread_ip_before(struct task_struct *task, unsigned long ip,
+					 unsigned long sp)
+{
+	struct preempt_notifier *pn;
+	unsigned long before;
+
+	hlist_for_each_entry(pn, &task->preempt_notifiers, link) {
+		if (pn->ops != &up_preempt_ops)
+			continue;
+		before = up_gate_true_ip(container_of(pn, struct up_thread, pn), ip, sp);
+		if (before != ip)
+			return before;
+	}
+	return ip;
+}
+
 /**
  * up_thread_true_ip - the PC behind the gates of all registrations of a thread
  * @task: current with interrupts off, or one of its registrations is pinned
@@ -142,24 +159,46 @@ static unsigned int up_registrations(void)
  */
 unsigned long up_thread_true_ip(struct task_struct *task, const struct pt_regs *regs)
 {
-	unsigned long ip = regs->ip, before;
-	struct preempt_notifier *pn;
-	struct up_thread *t;
+	unsigned long ip = regs->ip;
 	unsigned int i;
 
-	/* Bounded: entries that were left by jumps may point at each other. */
+	for (i = 0; i < UP_MAX_REGISTRATIONS; i++)
+		ip = up_thread_ip_before(task, ip, regs->sp);
+	return ip;
+}
+
+/* The PC of the current thread leads into its gate in @t's domain, if by way of others. */
+bool up_thread_at_gate(struct up_thread *t, const struct pt_regs *regs)
+{
+	unsigned long ip = regs->ip;
+	unsigned int i;
+
 	for (i = 0; i < UP_MAX_REGISTRATIONS; i++) {
-		before = ip;
-		hlist_for_each_entry(pn, &task->preempt_notifiers, link) {
+		if (up_gate_true_ip(t, ip, regs->sp) != ip)
+			return true;
+		ip = up_thread_ip_before(current, ip, regs->sp);
+	}
+	return false;
+}
+
+/* Give the current thread its PC back, from all gates. */
+void up_thread_leave_gates(struct pt_regs *regs)
+{
+	struct preempt_notifier *pn;
+	struct up_thread *t;
+	bool again = true;
+	unsigned int i;
+
+	for (i = 0; i < UP_MAX_REGISTRATIONS && again; i++) {
+		again = false;
+		hlist_for_each_entry(pn, &current->preempt_notifiers, link) {
 			if (pn->ops != &up_preempt_ops)
 				continue;
 			t = container_of(pn, struct up_thread, pn);
-			ip = up_gate_true_ip(t, ip, regs->sp);
+			if (t->gates)
+				again |= up_gate_left(t, regs);
 		}
-		if (ip == before)
-			break;
 	}
-	return ip;
 }
 
 /* ---- references ----------------------------------------------------------- */

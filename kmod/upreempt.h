@@ -364,6 +364,8 @@ struct up_thread *up_thread_in(struct task_struct *task, const struct up_domain 
 void up_zombie_add(struct up_thread *t);
 void up_zombie_settle(struct up_thread *t);
 unsigned long up_thread_true_ip(struct task_struct *task, const struct pt_regs *regs);
+bool up_thread_at_gate(struct up_thread *t, const struct pt_regs *regs);
+void up_thread_leave_gates(struct pt_regs *regs);
 
 /* request.c */
 int up_request_submit(struct up_thread *t, struct upreempt_request *arg);
@@ -409,7 +411,7 @@ bool up_gate_enter(struct up_thread *t, struct pt_regs *regs);
 int up_held_wait(struct up_thread *t);
 void up_gate_mend_frame(struct up_thread *t, const struct pt_regs *regs);
 bool up_gate_undo(struct up_thread *t, struct pt_regs *regs);
-void up_gate_left(struct up_thread *t, struct pt_regs *regs);
+bool up_gate_left(struct up_thread *t, struct pt_regs *regs);
 unsigned long up_gate_true_ip(struct up_thread *t, unsigned long ip, unsigned long sp);
 vm_fault_t up_gate_fault(struct up_domain *d, struct vm_fault *vmf);
 
