@@ -13,7 +13,6 @@
  */
 #include "backend.h"
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -21,11 +20,6 @@ static void finish(struct upreempt_thread *t)
 {
 	__atomic_store_n(&t->hs.state, HS_IDLE, __ATOMIC_RELEASE);
 }
-
-struct asked {
-	struct upreempt_thread *t;
-	uint64_t seq;			/* of the REDIRECT; 0: could not be asked so */
-};
 
 static void unfinished(struct upreempt_handshake *r, const struct upreempt_thread *t,
 		       uint32_t reason, uint64_t rip)
@@ -53,14 +47,15 @@ static bool wait_idle(struct upreempt_thread *t, uint64_t deadline_ns)
 	return true;
 }
 
-/* The caller runs it, while the thread is held. */
-static void by_proxy(struct upreempt_thread *t, uint64_t deadline_ns, struct upreempt_handshake *r)
+/* The caller runs it, while the thread is held. before: how the REDIRECT ended */
+static void by_proxy(struct upreempt_thread *t, uint64_t deadline_ns,
+		     const struct upreempt_event *before, struct upreempt_handshake *r)
 {
 	struct upreempt_request_opts o = {
 		.size = sizeof(o), .kind = UPREEMPT_STOP, .deadline_ns = deadline_ns,
 	};
 	struct upreempt_snapshot s = { .size = sizeof(s), .hi = t->stack_hi };
-	struct upreempt_event e = { .reason = UPREEMPT_R_NOT_RUN };
+	struct upreempt_event e = *before;
 	struct timespec ms = { 0, 1000000 };
 	int ret;
 
@@ -69,14 +64,17 @@ static void by_proxy(struct upreempt_thread *t, uint64_t deadline_ns, struct upr
 	       (!deadline_ns || upreempt_now() < deadline_ns))
 		nanosleep(&ms, NULL);
 	if (ret == -ESRCH || (!ret && e.outcome == UPREEMPT_GONE)) {
-		__atomic_store_n(&t->hs.state, HS_IDLE, __ATOMIC_RELEASE);
+		finish(t);
 		r->gone++;
 		return;
 	}
 	if (ret || e.outcome == UPREEMPT_UNSAFE || e.outcome == UPREEMPT_CANCELLED) {
 		if (upreempt_handshake_claim(t)) {
-			__atomic_store_n(&t->hs.state, HS_IDLE, __ATOMIC_RELEASE);
-			unfinished(r, t, e.reason, e.regs.rip);
+			finish(t);
+			/* A STOP that came after the deadline has seen nothing. */
+			if (e.reason == UPREEMPT_R_NOT_RUN && before->reason)
+				e = *before;
+			unfinished(r, t, e.reason ? e.reason : UPREEMPT_R_NOT_RUN, e.regs.rip);
 		} else {
 			r->self++;
 		}
@@ -94,132 +92,145 @@ static void by_proxy(struct upreempt_thread *t, uint64_t deadline_ns, struct upr
 	upreempt_release(t, e.seq);
 }
 
-static void collect(struct asked *a, uint64_t deadline_ns, struct upreempt_handshake *r)
+static void collect(struct upreempt_thread *t, uint64_t deadline_ns,
+		    struct upreempt_handshake *r)
 {
 	struct upreempt_event e = { .outcome = UPREEMPT_UNSAFE };
 
-	if (a->seq)
-		upreempt_wait(a->t, a->seq, 0, &e);
+	if (t->hs.seq)
+		upreempt_wait(t, t->hs.seq, 0, &e);
 	if (e.outcome != UPREEMPT_LANDED && e.outcome != UPREEMPT_COOPERATED) {
-		by_proxy(a->t, deadline_ns, r);
+		by_proxy(t, deadline_ns, &e, r);
 		return;
 	}
-	if (!wait_idle(a->t, deadline_ns))
-		unfinished(r, a->t, upreempt_handshake_claim(a->t) ? UPREEMPT_R_NOT_RUN : UPREEMPT_R_NONE,
-			   e.regs.rip);
-	else if (__atomic_load_n(&a->t->gone, __ATOMIC_ACQUIRE) && upreempt_handshake_claim(a->t))
+	if (!wait_idle(t, deadline_ns)) {
+		if (upreempt_handshake_claim(t)) {
+			finish(t);
+			unfinished(r, t, UPREEMPT_R_NOT_RUN, e.regs.rip);
+		} else {
+			unfinished(r, t, UPREEMPT_R_NONE, e.regs.rip);
+		}
+	} else if (__atomic_load_n(&t->gone, __ATOMIC_ACQUIRE) && upreempt_handshake_claim(t)) {
+		finish(t);
 		r->gone++;
-	else
+	} else {
 		r->self++;
+	}
 }
 
-static void ask(struct asked *a, upreempt_handshake_fn fn, void *arg, uint64_t deadline_ns,
-		bool redirect)
+static void ask(struct upreempt_thread *t, upreempt_handshake_fn fn, void *arg,
+		uint64_t deadline_ns, bool redirect)
 {
 	struct upreempt_request_opts o = {
 		.size = sizeof(o), .kind = UPREEMPT_REDIRECT, .flags = UPREEMPT_REQ_OR_BLOCKED,
-		.cookie = upreempt_handshake_cookie(a->t), .deadline_ns = deadline_ns,
+		.cookie = upreempt_handshake_cookie(t), .deadline_ns = deadline_ns,
 	};
 
-	a->t->hs.fn = fn;
-	a->t->hs.arg = arg;
-	__atomic_store_n(&a->t->hs.state, HS_POSTED, __ATOMIC_RELEASE);
-	a->seq = 0;
-	if (redirect && upreempt_post(a->t, &o, &a->seq))
-		a->seq = 0;
+	t->hs.fn = fn;
+	t->hs.arg = arg;
+	__atomic_store_n(&t->hs.state, HS_POSTED, __ATOMIC_RELEASE);
+	t->hs.asked = true;
+	t->hs.seq = 0;
+	if (redirect && upreempt_post(t, &o, &t->hs.seq))
+		t->hs.seq = 0;
 }
 
-/* The threads of now, each with a use of its handle; *n of them */
-static struct asked *threads_now(struct upreempt_domain *d, size_t *n)
+/* The threads of now, each with a use of its handle, chained by hs.next */
+static struct upreempt_thread *threads_now(struct upreempt_domain *d, uint32_t *n)
 {
-	struct upreempt_thread *t;
-	struct asked *all;
-	size_t max = 0;
+	struct upreempt_thread *t, *all = NULL;
 
-	up_lock(&d->lock);
-	for (t = d->live; t; t = t->next)
-		max++;
-	up_unlock(&d->lock);
-	max += 16;			/* who comes later need not be asked, but may */
-	all = calloc(max, sizeof(*all));
-	if (!all)
-		return NULL;
 	*n = 0;
 	up_lock(&d->lock);
-	for (t = d->live; t && *n < max; t = t->next)
-		if (!__atomic_load_n(&t->gone, __ATOMIC_ACQUIRE) && !upreempt_thread_enter(t))
-			all[(*n)++].t = t;
+	for (t = d->live; t; t = t->next) {
+		if (__atomic_load_n(&t->gone, __ATOMIC_ACQUIRE) || upreempt_thread_enter(t))
+			continue;
+		t->hs.next = all;
+		all = t;
+		++*n;
+	}
 	up_unlock(&d->lock);
 	return all;
 }
 
-static void run(struct asked *all, size_t n, upreempt_handshake_fn fn, void *arg,
+static void run_here(struct upreempt_thread *self, upreempt_handshake_fn fn, void *arg)
+{
+	struct upreempt_snapshot s = {
+		.size = sizeof(s), .outcome = UPREEMPT_COOPERATED,
+		.sp = (uintptr_t)__builtin_frame_address(0), .hi = self->stack_hi,
+	};
+
+	fn(self, &s, arg);
+}
+
+static void run(struct upreempt_thread *all, upreempt_handshake_fn fn, void *arg,
 		uint64_t deadline_ns, bool stopped, struct upreempt_handshake *r)
 {
-	struct upreempt_thread *self = upreempt_self;
-	size_t i;
+	struct upreempt_thread *self = upreempt_self, *t;
 
 	/* In a stopped world nobody lands: the caller runs it for all. */
-	for (i = 0; i < n; i++) {
-		if (all[i].t == self)
+	for (t = all; t; t = t->hs.next) {
+		t->hs.asked = false;
+		if (t == self)
 			continue;
 		/* an earlier handshake's function has not returned yet */
-		if (!wait_idle(all[i].t, deadline_ns)) {
-			unfinished(r, all[i].t, UPREEMPT_R_NONE, 0);
-			all[i].t = NULL;
+		if (!wait_idle(t, deadline_ns)) {
+			unfinished(r, t, UPREEMPT_R_NONE, 0);
 			continue;
 		}
 		/* What keeps its vector registers in place takes its own handler only. */
-		ask(&all[i], fn, arg, deadline_ns, !stopped && all[i].t->handler &&
-		    !(all[i].t->flags & UPREEMPT_THREAD_NO_XSAVE));
+		ask(t, fn, arg, deadline_ns, !stopped && t->handler &&
+		    !(t->flags & UPREEMPT_THREAD_NO_XSAVE));
 	}
-	for (i = 0; i < n; i++) {
-		if (all[i].t == self && self) {
-			struct upreempt_snapshot s = {
-				.size = sizeof(s), .outcome = UPREEMPT_COOPERATED,
-				.sp = (uintptr_t)__builtin_frame_address(0), .hi = self->stack_hi,
-			};
-
-			fn(self, &s, arg);
+	for (t = all; t; t = t->hs.next) {
+		if (t == self) {
+			run_here(t, fn, arg);
 			r->self++;
-		} else if (all[i].t) {
-			collect(&all[i], deadline_ns, r);
+		} else if (t->hs.asked) {
+			collect(t, deadline_ns, r);
 		}
 	}
+}
+
+/* Not up_lock(): the holder may want us to run its function while we wait. */
+static int take_turn(struct upreempt_domain *d, uint64_t deadline_ns)
+{
+	uint32_t none;
+
+	while (none = 0, !__atomic_compare_exchange_n(&d->hs_lock, &none, 1, false,
+						      __ATOMIC_ACQUIRE, __ATOMIC_RELAXED)) {
+		/* Its threads stand, so it will not end before we start them. */
+		if (upreempt_is_stopper(d))
+			return -EBUSY;
+		if (deadline_ns && upreempt_now() >= deadline_ns)
+			return -ETIMEDOUT;
+		up_futex_wait(&d->hs_lock, 1, deadline_ns);
+	}
+	return 0;
 }
 
 int upreempt_handshake(struct upreempt_domain *d, upreempt_handshake_fn fn, void *arg,
 		       uint64_t deadline_ns, struct upreempt_handshake *report)
 {
 	struct upreempt_handshake r = { .size = sizeof(r) };
-	struct asked *all;
-	size_t n, i;
-	uint32_t none;
+	struct upreempt_thread *all, *t;
+	int ret;
 
 	if (!d || !fn || (report && report->size < sizeof(r)))
 		return -EINVAL;
 	if (d->generation != upreempt_generation)
 		return -EPERM;
-	/* Not up_lock(): the holder may want us to run its function while we wait. */
-	while (none = 0, !__atomic_compare_exchange_n(&d->hs_lock, &none, 1, false,
-						      __ATOMIC_ACQUIRE, __ATOMIC_RELAXED)) {
-		if (deadline_ns && upreempt_now() >= deadline_ns)
-			return -ETIMEDOUT;
-		up_futex_wait(&d->hs_lock, 1, deadline_ns);
-	}
-	all = threads_now(d, &n);
-	if (all) {
-		r.threads = n;
-		run(all, n, fn, arg, deadline_ns, upreempt_is_stopper(d), &r);
+	ret = take_turn(d, deadline_ns);
+	if (ret)
+		return ret;
+	all = threads_now(d, &r.threads);
+	run(all, fn, arg, deadline_ns, upreempt_is_stopper(d), &r);
+	while ((t = all)) {
+		all = t->hs.next;
+		upreempt_thread_exit(t);
 	}
 	__atomic_store_n(&d->hs_lock, 0, __ATOMIC_RELEASE);
 	up_futex_wake(&d->hs_lock, 1);
-	if (!all)
-		return -ENOMEM;
-	for (i = 0; i < n; i++)
-		if (all[i].t)
-			upreempt_thread_exit(all[i].t);
-	free(all);
 	if (report)
 		memcpy(report, &r, sizeof(r));
 	return (int)r.unfinished;
