@@ -5,6 +5,7 @@
 
 #include "ut.h"
 #include <fcntl.h>
+#include <poll.h>
 
 /* The thread sleeps in a system call */
 static inline bool ut_sleeps(pid_t tid)
@@ -46,9 +47,10 @@ struct ut_reader {
 	struct upreempt_domain *domain;
 	upreempt_handler_fn handler;
 	void *arg;
+	bool waits;			/* by poll(), which no handler of a signal restarts */
 	struct upreempt_thread *thread;
 	volatile uint64_t count;	/* bytes */
-	volatile uint64_t broken;	/* reads that failed */
+	volatile uint64_t broken;	/* waits and reads that failed */
 	volatile int ready;
 	int error, pipe[2];
 	pthread_t pthread;
@@ -63,7 +65,11 @@ static inline void *ut_reader_main(void *arg)
 	r->error = upreempt_thread_register(r->domain, &opts, &r->thread);
 	__atomic_store_n(&r->ready, 1, __ATOMIC_RELEASE);
 	while (!r->error && c != 'q') {
-		if (read(r->pipe[0], &c, 1) == 1)
+		struct pollfd p = { .fd = r->pipe[0], .events = POLLIN };
+
+		if (r->waits && poll(&p, 1, -1) != 1)
+			r->broken++;
+		else if (read(r->pipe[0], &c, 1) == 1)
 			r->count++;
 		else
 			r->broken++;

@@ -81,13 +81,17 @@ struct upreempt_domain {
 
 /* A thread's part in a handshake. state is a futex; the rest is the caller's who has hs_lock. */
 enum { HS_IDLE, HS_POSTED, HS_RUNNING };
+/* How far the caller is with a thread: in this order, REDIRECT or STOP left out */
+enum { HS_BEFORE, HS_REDIRECT, HS_MAY_STOP, HS_STOP, HS_RUNS, HS_OVER };
 
 struct hs_entry {
 	uint32_t state;
 	upreempt_handshake_fn fn;
 	void *arg;
-	uint64_t seq;			/* of the REDIRECT; 0: could not be asked so */
-	bool asked;
+	uint32_t phase;
+	uint32_t reason;		/* why it was refused last, and where */
+	uint64_t rip;
+	uint64_t seq;			/* of the REDIRECT or STOP */
 	struct upreempt_thread *next;
 };
 

@@ -14,125 +14,199 @@
 #include "backend.h"
 #include <errno.h>
 #include <string.h>
-#include <time.h>
+
+#define SLICE_NS	2000000		/* so long we wait for one thread before we look at all */
 
 static void finish(struct upreempt_thread *t)
 {
 	__atomic_store_n(&t->hs.state, HS_IDLE, __ATOMIC_RELEASE);
 }
 
-static void unfinished(struct upreempt_handshake *r, const struct upreempt_thread *t,
-		       uint32_t reason, uint64_t rip)
+/* What is the same for all threads of a handshake */
+struct round {
+	upreempt_handshake_fn fn;
+	void *arg;
+	uint64_t deadline_ns;
+	bool stopped;			/* by the caller: nobody lands */
+	struct upreempt_handshake r;
+};
+
+static bool expired(const struct round *h)
 {
-	if (!r->unfinished++) {
-		r->tid = t->tid;
-		r->reason = reason;
-		r->rip = rip;
-	}
+	return h->deadline_ns && upreempt_now() >= h->deadline_ns;
 }
 
-/* Until the entry is idle; false: the deadline */
-static bool wait_idle(struct upreempt_thread *t, uint64_t deadline_ns)
+/* The thread is done with; count: in which of the report's numbers */
+static void over(struct upreempt_thread *t, uint32_t *count)
+{
+	t->hs.phase = HS_OVER;
+	++*count;
+}
+
+static void unfinished(struct round *h, struct upreempt_thread *t, uint32_t reason)
+{
+	over(t, &h->r.unfinished);
+	if (h->r.unfinished > 1)
+		return;
+	h->r.tid = t->tid;
+	h->r.reason = reason;
+	h->r.rip = t->hs.rip;
+}
+
+/* It does not begin any more; or has just begun */
+static void give_up(struct round *h, struct upreempt_thread *t)
+{
+	if (!upreempt_handshake_claim(t)) {
+		t->hs.phase = HS_RUNS;
+		return;
+	}
+	finish(t);
+	unfinished(h, t, t->hs.reason ? t->hs.reason : UPREEMPT_R_NOT_RUN);
+}
+
+/* Until the entry is idle; false: it is not */
+static bool wait_idle(struct upreempt_thread *t, uint64_t until_ns)
 {
 	uint32_t state;
 
 	while ((state = __atomic_load_n(&t->hs.state, __ATOMIC_ACQUIRE)) != HS_IDLE) {
 		if (__atomic_load_n(&t->gone, __ATOMIC_ACQUIRE))
 			return true;
-		if (deadline_ns && upreempt_now() >= deadline_ns)
+		if (upreempt_now() >= until_ns)
 			return false;
-		/* A thread that dies wakes nobody: look again. */
-		up_futex_wait(&t->hs.state, state, upreempt_now() + 10000000);
+		up_futex_wait(&t->hs.state, state, until_ns);
 	}
 	return true;
 }
 
-/* The caller runs it, while the thread is held. before: how the REDIRECT ended */
-static void by_proxy(struct upreempt_thread *t, uint64_t deadline_ns,
-		     const struct upreempt_event *before, struct upreempt_handshake *r)
-{
-	struct upreempt_request_opts o = {
-		.size = sizeof(o), .kind = UPREEMPT_STOP, .deadline_ns = deadline_ns,
-	};
-	struct upreempt_snapshot s = { .size = sizeof(s), .hi = t->stack_hi };
-	struct upreempt_event e = *before;
-	struct timespec ms = { 0, 1000000 };
-	int ret;
-
-	/* Too many outstanding: somebody else's are about to end. */
-	while ((ret = upreempt_request(t, &o, &e)) == -EAGAIN &&
-	       (!deadline_ns || upreempt_now() < deadline_ns))
-		nanosleep(&ms, NULL);
-	if (ret == -ESRCH || (!ret && e.outcome == UPREEMPT_GONE)) {
-		finish(t);
-		r->gone++;
-		return;
-	}
-	if (ret || e.outcome == UPREEMPT_UNSAFE || e.outcome == UPREEMPT_CANCELLED) {
-		if (upreempt_handshake_claim(t)) {
-			finish(t);
-			/* A STOP that came after the deadline has seen nothing. */
-			if (e.reason == UPREEMPT_R_NOT_RUN && before->reason)
-				e = *before;
-			unfinished(r, t, e.reason ? e.reason : UPREEMPT_R_NOT_RUN, e.regs.rip);
-		} else {
-			r->self++;
-		}
-		return;
-	}
-	s.outcome = e.outcome;
-	s.frame = e.frame;
-	s.sp = e.regs.rsp;
-	s.regs = e.regs;
-	if (upreempt_handshake_claim(t)) {
-		t->hs.fn(t, &s, t->hs.arg);
-		finish(t);
-		r->proxy++;
-	}
-	upreempt_release(t, e.seq);
-}
-
-static void collect(struct upreempt_thread *t, uint64_t deadline_ns,
-		    struct upreempt_handshake *r)
-{
-	struct upreempt_event e = { .outcome = UPREEMPT_UNSAFE };
-
-	if (t->hs.seq)
-		upreempt_wait(t, t->hs.seq, 0, &e);
-	if (e.outcome != UPREEMPT_LANDED && e.outcome != UPREEMPT_COOPERATED) {
-		by_proxy(t, deadline_ns, &e, r);
-		return;
-	}
-	if (!wait_idle(t, deadline_ns)) {
-		if (upreempt_handshake_claim(t)) {
-			finish(t);
-			unfinished(r, t, UPREEMPT_R_NOT_RUN, e.regs.rip);
-		} else {
-			unfinished(r, t, UPREEMPT_R_NONE, e.regs.rip);
-		}
-	} else if (__atomic_load_n(&t->gone, __ATOMIC_ACQUIRE) && upreempt_handshake_claim(t)) {
-		finish(t);
-		r->gone++;
-	} else {
-		r->self++;
-	}
-}
-
-static void ask(struct upreempt_thread *t, upreempt_handshake_fn fn, void *arg,
-		uint64_t deadline_ns, bool redirect)
+static void ask(struct round *h, struct upreempt_thread *t)
 {
 	struct upreempt_request_opts o = {
 		.size = sizeof(o), .kind = UPREEMPT_REDIRECT, .flags = UPREEMPT_REQ_OR_BLOCKED,
-		.cookie = upreempt_handshake_cookie(t), .deadline_ns = deadline_ns,
+		.cookie = upreempt_handshake_cookie(t), .deadline_ns = h->deadline_ns,
 	};
 
-	t->hs.fn = fn;
-	t->hs.arg = arg;
+	t->hs.fn = h->fn;
+	t->hs.arg = h->arg;
+	t->hs.reason = 0;
+	t->hs.rip = 0;
 	__atomic_store_n(&t->hs.state, HS_POSTED, __ATOMIC_RELEASE);
-	t->hs.asked = true;
-	t->hs.seq = 0;
-	if (redirect && upreempt_post(t, &o, &t->hs.seq))
-		t->hs.seq = 0;
+	/* What keeps its vector registers in place takes its own handler only. */
+	t->hs.phase = !h->stopped && t->handler && !(t->flags & UPREEMPT_THREAD_NO_XSAVE) &&
+		      !upreempt_post(t, &o, &t->hs.seq) ? HS_REDIRECT : HS_MAY_STOP;
+}
+
+static void redirected(struct upreempt_thread *t, const struct upreempt_event *e)
+{
+	t->hs.reason = e->reason;
+	t->hs.rip = e->regs.rip;
+	t->hs.phase = e->outcome == UPREEMPT_LANDED || e->outcome == UPREEMPT_COOPERATED ?
+		      HS_RUNS : HS_MAY_STOP;
+}
+
+/* Ask for a STOP, in which the caller runs it. Too many outstanding: somebody's will end. */
+static void may_stop(struct round *h, struct upreempt_thread *t)
+{
+	struct upreempt_request_opts o = {
+		.size = sizeof(o), .kind = UPREEMPT_STOP, .deadline_ns = h->deadline_ns,
+	};
+	int ret = upreempt_post(t, &o, &t->hs.seq);
+
+	if (!ret) {
+		t->hs.phase = HS_STOP;
+	} else if (ret == -ESRCH) {
+		finish(t);
+		over(t, &h->r.gone);
+	} else if (ret != -EAGAIN || expired(h)) {
+		give_up(h, t);
+	}
+}
+
+static void stopped(struct round *h, struct upreempt_thread *t, const struct upreempt_event *e)
+{
+	struct upreempt_snapshot s = {
+		.size = sizeof(s), .outcome = e->outcome, .frame = e->frame,
+		.sp = e->regs.rsp, .hi = t->stack_hi, .regs = e->regs,
+	};
+
+	if (e->outcome == UPREEMPT_GONE) {
+		finish(t);
+		over(t, &h->r.gone);
+	} else if (e->outcome == UPREEMPT_UNSAFE || e->outcome == UPREEMPT_CANCELLED) {
+		/* A STOP that came after the deadline has seen nothing. */
+		if (e->reason != UPREEMPT_R_NOT_RUN) {
+			t->hs.reason = e->reason;
+			t->hs.rip = e->regs.rip;
+		}
+		give_up(h, t);
+	} else {
+		/* Not: a landing of an earlier handshake is on its way to run it. */
+		t->hs.phase = HS_RUNS;
+		if (upreempt_handshake_claim(t)) {
+			h->fn(t, &s, h->arg);
+			finish(t);
+			over(t, &h->r.proxy);
+		}
+		upreempt_release(t, e->seq);
+	}
+}
+
+static void runs(struct round *h, struct upreempt_thread *t, uint64_t until_ns)
+{
+	if (!wait_idle(t, until_ns)) {
+		if (!expired(h))
+			return;
+		t->hs.reason = UPREEMPT_R_NOT_RUN;
+		give_up(h, t);
+		if (t->hs.phase == HS_RUNS)
+			unfinished(h, t, UPREEMPT_R_NONE);
+	} else if (__atomic_load_n(&t->gone, __ATOMIC_ACQUIRE) && upreempt_handshake_claim(t)) {
+		finish(t);
+		over(t, &h->r.gone);
+	} else {
+		over(t, &h->r.self);
+	}
+}
+
+/* Get as far as possible with a thread until a moment (1: without waiting). Is it over? */
+static bool step(struct round *h, struct upreempt_thread *t, uint64_t until_ns)
+{
+	struct upreempt_event e;
+	uint32_t phase;
+	int ret;
+
+	do {
+		phase = t->hs.phase;
+		memset(&e, 0, sizeof(e));
+		switch (phase) {
+		case HS_BEFORE:
+			/* An earlier handshake's function has not returned yet. */
+			if (wait_idle(t, until_ns))
+				ask(h, t);
+			else if (expired(h))
+				unfinished(h, t, UPREEMPT_R_NONE);
+			break;
+		case HS_REDIRECT:
+		case HS_STOP:
+			ret = upreempt_wait(t, t->hs.seq, until_ns, &e);
+			if (ret == -ETIMEDOUT)
+				break;
+			if (ret)
+				e.outcome = UPREEMPT_GONE;
+			if (phase == HS_STOP)
+				stopped(h, t, &e);
+			else
+				redirected(t, &e);
+			break;
+		case HS_MAY_STOP:
+			may_stop(h, t);
+			break;
+		case HS_RUNS:
+			runs(h, t, until_ns);
+			break;
+		}
+	} while (t->hs.phase != phase && t->hs.phase != HS_OVER);
+	return t->hs.phase == HS_OVER;
 }
 
 /* The threads of now, each with a use of its handle, chained by hs.next */
@@ -153,43 +227,49 @@ static struct upreempt_thread *threads_now(struct upreempt_domain *d, uint32_t *
 	return all;
 }
 
-static void run_here(struct upreempt_thread *self, upreempt_handshake_fn fn, void *arg)
+static void run_here(struct round *h, struct upreempt_thread *self)
 {
 	struct upreempt_snapshot s = {
 		.size = sizeof(s), .outcome = UPREEMPT_COOPERATED,
 		.sp = (uintptr_t)__builtin_frame_address(0), .hi = self->stack_hi,
 	};
 
-	fn(self, &s, arg);
+	h->fn(self, &s, h->arg);
+	over(self, &h->r.self);
 }
 
-static void run(struct upreempt_thread *all, upreempt_handshake_fn fn, void *arg,
-		uint64_t deadline_ns, bool stopped, struct upreempt_handshake *r)
+/* Nobody waits for another one: those who come late are looked at again and again. */
+static void run(struct round *h, struct upreempt_thread *all)
 {
-	struct upreempt_thread *self = upreempt_self, *t;
+	struct upreempt_thread *t, *first;
+	uint64_t until;
+	bool moved;
 
-	/* In a stopped world nobody lands: the caller runs it for all. */
 	for (t = all; t; t = t->hs.next) {
-		t->hs.asked = false;
-		if (t == self)
-			continue;
-		/* an earlier handshake's function has not returned yet */
-		if (!wait_idle(t, deadline_ns)) {
-			unfinished(r, t, UPREEMPT_R_NONE, 0);
-			continue;
-		}
-		/* What keeps its vector registers in place takes its own handler only. */
-		ask(t, fn, arg, deadline_ns, !stopped && t->handler &&
-		    !(t->flags & UPREEMPT_THREAD_NO_XSAVE));
+		t->hs.phase = HS_BEFORE;
+		t->hs.rip = 0;
+		if (t != upreempt_self && wait_idle(t, 1))
+			ask(h, t);
 	}
-	for (t = all; t; t = t->hs.next) {
-		if (t == self) {
-			run_here(t, fn, arg);
-			r->self++;
-		} else if (t->hs.asked) {
-			collect(t, deadline_ns, r);
+	for (t = all; t; t = t->hs.next)
+		if (t == upreempt_self)
+			run_here(h, t);
+	do {
+		first = NULL;
+		moved = false;
+		for (t = all; t; t = t->hs.next) {
+			if (t->hs.phase == HS_OVER)
+				continue;
+			if (step(h, t, 1))
+				moved = true;
+			else if (!first)
+				first = t;
 		}
-	}
+		if (!first || moved)
+			continue;
+		until = upreempt_now() + SLICE_NS;
+		step(h, first, h->deadline_ns && h->deadline_ns < until ? h->deadline_ns : until);
+	} while (first);
 }
 
 /* Not up_lock(): the holder may want us to run its function while we wait. */
@@ -212,19 +292,22 @@ static int take_turn(struct upreempt_domain *d, uint64_t deadline_ns)
 int upreempt_handshake(struct upreempt_domain *d, upreempt_handshake_fn fn, void *arg,
 		       uint64_t deadline_ns, struct upreempt_handshake *report)
 {
-	struct upreempt_handshake r = { .size = sizeof(r) };
+	struct round h = {
+		.fn = fn, .arg = arg, .deadline_ns = deadline_ns, .r.size = sizeof(h.r),
+	};
 	struct upreempt_thread *all, *t;
 	int ret;
 
-	if (!d || !fn || (report && report->size < sizeof(r)))
+	if (!d || !fn || (report && report->size < sizeof(h.r)))
 		return -EINVAL;
 	if (d->generation != upreempt_generation)
 		return -EPERM;
 	ret = take_turn(d, deadline_ns);
 	if (ret)
 		return ret;
-	all = threads_now(d, &r.threads);
-	run(all, fn, arg, deadline_ns, upreempt_is_stopper(d), &r);
+	h.stopped = upreempt_is_stopper(d);
+	all = threads_now(d, &h.r.threads);
+	run(&h, all);
 	while ((t = all)) {
 		all = t->hs.next;
 		upreempt_thread_exit(t);
@@ -232,6 +315,6 @@ int upreempt_handshake(struct upreempt_domain *d, upreempt_handshake_fn fn, void
 	__atomic_store_n(&d->hs_lock, 0, __ATOMIC_RELEASE);
 	up_futex_wake(&d->hs_lock, 1);
 	if (report)
-		memcpy(report, &r, sizeof(r));
-	return (int)r.unfinished;
+		memcpy(report, &h.r, sizeof(h.r));
+	return (int)h.r.unfinished;
 }
