@@ -72,19 +72,27 @@ struct upreempt_domain {
 	struct upreempt_thread *dead;	/* handles to be used again, oldest first */
 	struct upreempt_thread **dead_end;
 	unsigned int nr_dead;
+	uint64_t serial;		/* the last thread's */
 	uint32_t hs_lock;		/* one handshake at a time */
 	pid_t stopper;			/* who has stopped the world; atomic */
-	uint32_t depth;			/* only the stopper's business */
+	uint32_t depth, late;		/* only the stopper's business */
 	struct sig_domain *sig;
 };
 
-/* A thread's part in a handshake. state is a futex. */
+/* A thread's part in a handshake. state is a futex; the rest is the caller's who has hs_lock. */
 enum { HS_IDLE, HS_POSTED, HS_RUNNING };
+/* How far the caller is with a thread: in this order, REDIRECT or STOP left out */
+enum { HS_BEFORE, HS_REDIRECT, HS_MAY_STOP, HS_STOP, HS_RUNS, HS_OVER };
 
 struct hs_entry {
 	uint32_t state;
 	upreempt_handshake_fn fn;
 	void *arg;
+	uint32_t phase;
+	uint32_t reason;		/* why it was refused last, and where */
+	uint64_t rip;
+	uint64_t seq;			/* of the REDIRECT or STOP */
+	struct upreempt_thread *next;
 };
 
 struct upreempt_thread {
@@ -105,6 +113,7 @@ struct upreempt_thread {
 	struct upreempt_domain *domain;
 	/* under domain->lock */
 	struct upreempt_thread *next, **pprev;
+	uint64_t serial;		/* rises with each registration */
 	uint32_t gone;			/* atomic: no requests any more */
 	uint32_t users;			/* atomic: calls that use the handle now */
 	struct sig_thread *sig;
@@ -180,6 +189,8 @@ int upreempt_choose(enum upreempt_backend wanted, enum upreempt_backend *chosen,
 void upreempt_domain_put(struct upreempt_domain *d);
 /* world.c: the calling thread has stopped the world */
 bool upreempt_is_stopper(const struct upreempt_domain *d);
+/* if so, it goes on */
+void upreempt_world_abandon(struct upreempt_domain *d);
 /* handshake.c: a REDIRECT with this cookie is a handshake's */
 static inline uint64_t upreempt_handshake_cookie(const struct upreempt_thread *t)
 {

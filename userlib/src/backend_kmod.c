@@ -140,6 +140,28 @@ static void release_all(struct upreempt_domain *d, struct upreempt_thread *t)
 }
 
 /*
+ * Memory that takes the mapping's place in one step: between any two instructions of a
+ * thread its slot is there, and slot.trigger names what can be read.
+ */
+static void replace_memory(struct upreempt_domain *d)
+{
+	uint64_t size = d->header->mmap_size;
+	char *new = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct upreempt_thread *t;
+	struct upreempt_slot *slot;
+
+	if (new == MAP_FAILED)
+		return;
+	memcpy(new, d->header, sizeof(*d->header));
+	for (t = d->live; t; t = t->next) {
+		slot = (void *)(new + ((char *)t->slot - (char *)d->header));
+		slot->trigger = (uintptr_t)t->slot;
+	}
+	if (mremap(new, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, d->header) == MAP_FAILED)
+		munmap(new, size);
+}
+
+/*
  * The registrations end with the file, and the mapping holds the file. Threads
  * that are still registered may touch their slots (the inline functions do), so
  * anonymous memory takes the mapping's place. Where a request cannot be waited
@@ -147,20 +169,16 @@ static void release_all(struct upreempt_domain *d, struct upreempt_thread *t)
  */
 static void kmod_close(struct upreempt_domain *d)
 {
-	struct upreempt_header copy = *d->header;
 	struct upreempt_thread *t;
 
 	__atomic_store_n(&d->header->off, 1, __ATOMIC_SEQ_CST);
 	for (t = d->live; t; t = t->next)
 		release_all(d, t);
-	if (!d->live || quiet(d)) {
-		if (mmap(d->header, copy.mmap_size, PROT_READ | PROT_WRITE,
-			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != MAP_FAILED)
-			*d->header = copy;
-	} else {
+	if (!d->live || quiet(d))
+		replace_memory(d);
+	else
 		upreempt_log(1, "closing a domain with threads that a request waits for: "
 			     "its memory stays until they exit");
-	}
 	close(d->fd);
 	d->fd = -1;
 }

@@ -154,6 +154,7 @@ static void signal_close(struct upreempt_domain *d)
 	struct upreempt_thread *t;
 
 	sig_eventfd(d, -1);
+	sig_world_release(d);
 	for (t = d->live; t; t = t->next) {
 		up_lock(&t->sig->lock);
 		sig_end_all(t, UPREEMPT_CANCELLED);
@@ -184,7 +185,6 @@ static int make_timer(struct upreempt_thread *t)
 		upreempt_log(0, "timer_create: %s", strerror(errno));
 		return -errno;
 	}
-	t->sig->have_timer = true;
 	return 0;
 }
 
@@ -202,6 +202,8 @@ static int take_slot(struct upreempt_thread *t)
 		t->slot = slot_at(d, i);
 		memset(t->slot, 0, sizeof(*t->slot));
 		t->slot->tid = t->tid;
+		/* No page here faults: a poll by load finds the slot. */
+		t->slot->trigger = (uintptr_t)t->slot;
 	}
 	up_unlock(&d->lock);
 	return i < d->header->nr_slots ? 0 : -ENOSPC;
@@ -245,6 +247,9 @@ static int signal_remove(struct upreempt_thread *t, bool open)
 	struct upreempt_domain *d = t->domain;
 
 	(void)open;
+	up_lock(&d->lock);
+	sig_world_leave(t);
+	up_unlock(&d->lock);
 	up_lock(&t->sig->lock);
 	sig_end_all(t, UPREEMPT_GONE);
 	sig_release_all(t);
@@ -274,22 +279,15 @@ static int signal_stats(struct upreempt_domain *d, struct upreempt_thread *t,
 	return 0;
 }
 
+/* The handler grants what waits, and takes the mark away; not when the signal is blocked. */
 static void signal_poll(struct upreempt_thread *t)
 {
-	(void)t;
-}
-
-static int signal_world_stop(struct upreempt_domain *d, struct upreempt_world *r)
-{
-	(void)d;
-	(void)r;
-	return -EOPNOTSUPP;
-}
-
-static int signal_world_start(struct upreempt_domain *d)
-{
-	(void)d;
-	return -EPERM;
+	if (!__atomic_load_n(&t->slot->pending, __ATOMIC_SEQ_CST) && !sig_world_wants(t))
+		return;
+	__atomic_store_n(&t->sig->cooperating, (uintptr_t)__builtin_frame_address(0),
+			 __ATOMIC_RELAXED);
+	upreempt_check();
+	__atomic_store_n(&t->sig->cooperating, 0, __ATOMIC_RELAXED);
 }
 
 const struct upreempt_ops upreempt_ops_signal = {
@@ -305,8 +303,8 @@ const struct upreempt_ops upreempt_ops_signal = {
 	.cancel		= sig_op_cancel,
 	.release	= sig_op_release,
 	.poll		= signal_poll,
-	.world_stop	= signal_world_stop,
-	.world_start	= signal_world_start,
+	.world_stop	= sig_world_stop,
+	.world_start	= sig_world_start,
 	.stats		= signal_stats,
 	.eventfd	= sig_eventfd,
 };

@@ -17,6 +17,11 @@
  * The handler takes no lock but the ring's, whose holders have all signals
  * blocked. A requester that holds sig_thread.lock takes no STOP and no REDIRECT
  * (up_lock()), so nobody waits for the lock of a stopped thread.
+ *
+ * Grace: until a request's grace is over the handler grants it in a poll only. Nobody
+ * is sent a signal for it before; then the thread's timer does.
+ *
+ * The world is explained in signal_world.c.
  */
 #ifndef UPREEMPT_SIGNAL_H
 #define UPREEMPT_SIGNAL_H
@@ -39,20 +44,57 @@ struct sig_request {
 	uint32_t reason, attempts;	/* of the last deferral */
 	uint64_t last_ip;
 	uint64_t seq, deadline_ns;
+	uint64_t grace_end_ns;		/* until then it may come by itself; 0: no grace */
 	struct upreempt_event event;
+};
+
+/*
+ * A thread's part in a stop of the world. Whoever moves it from ASKED counts it: the
+ * thread when it stands or leaves, the stopper when it waits no longer.
+ */
+enum {
+	SW_NONE,			/* not asked, or not before it registered */
+	SW_ASKED,
+	SW_STANDING,			/* about to be STOOD; not long */
+	SW_STOOD,			/* the other fields are valid */
+	SW_AWAY,			/* unregistered: nobody asks it any more */
+};
+
+struct sig_standing {
+	uint32_t state;			/* SW_*; atomic */
+	uint32_t reason, attempts;	/* why it was refused last, how often; atomic */
+	uint32_t outcome;
+	uint64_t rip, ns;
 };
 
 struct sig_thread {
 	uint32_t lock;
 	uint32_t word;			/* a futex: what a held thread waits for */
-	bool have_timer;
 	timer_t timer;
+	uint64_t timer_ns;		/* when it fires next, 0: not set; atomic */
+	uintptr_t cooperating;		/* its frame in signal_poll(); 0: it is elsewhere */
+	uint32_t parked;		/* it waits in the handler for its word; atomic */
+	bool waits_turn;		/* in a system call of sig_world_stop(); atomic */
+	struct sig_standing world;
 	uint32_t backoff_us;
 	bool ring_full;			/* found so by this visit of the handler */
+	bool coop;			/* the same: the thread came by itself */
 	uint64_t stack_lo, stack_hi;
 	uint64_t stack_need;
 	struct upreempt_stats stats;
 	struct sig_request rq[SIG_MAX_REQUESTS];
+};
+
+struct sig_world {
+	uint32_t owner;			/* the stopper's tid; a futex for the next; atomic */
+	uint32_t epoch;			/* odd: stopped; atomic */
+	uint32_t forced;		/* the grace is over; atomic */
+	uint32_t missing;		/* threads that are ASKED; a futex for the stopper; atomic */
+	uint32_t gone;			/* left while ASKED; atomic */
+	/* only the stopper's business */
+	uint32_t depth, ipis;
+	uint64_t request_ns, sent_ns, grace_end_ns;
+	struct upreempt_domain *next;	/* that this thread has stopped, too */
 };
 
 struct sig_domain {
@@ -60,6 +102,7 @@ struct sig_domain {
 	uint64_t last_seq;		/* atomic */
 	int eventfd;			/* the program's, under ring_lock; -1 */
 	struct upreempt_stats stats;
+	struct sig_world world;
 };
 
 /* A counter of the thread and of its domain */
@@ -87,6 +130,10 @@ void sig_end_all(struct upreempt_thread *t, uint32_t outcome);
 /* r, which is CLAIMED and was PENDING, ends without the target's doing */
 void sig_end(struct upreempt_thread *t, struct sig_request *r, uint32_t outcome, uint32_t reason);
 void sig_release_all(struct upreempt_thread *t);
+/* true: it is held, and looks again */
+bool sig_nudge(struct upreempt_thread *t);
+/* A thread that is held waits for its word, any other gets the signal. -ESRCH: it died. */
+long sig_kick(struct upreempt_thread *t);
 
 int sig_op_request(struct upreempt_thread *t, const struct upreempt_request_opts *o,
 		   struct upreempt_event *event);
@@ -98,6 +145,20 @@ int sig_op_release(struct upreempt_thread *t, uint64_t seq);
 
 /* signal_deliver.c */
 void sig_handler(int signo, siginfo_t *info, void *context);
+/* the thread's timer fires at ns or before; by anybody */
+void sig_timer_at(struct upreempt_thread *t, uint64_t ns);
+
+/* signal_world.c */
+int sig_world_stop(struct upreempt_domain *d, struct upreempt_world *r);
+int sig_world_start(struct upreempt_domain *d);
+/* whoever has stopped it; under d->lock */
+void sig_world_release(struct upreempt_domain *d);
+/* by the thread in its handler: it stays. coop: it came by itself */
+bool sig_world_holds(struct upreempt_thread *t, uint64_t rip, bool coop);
+bool sig_world_wants(const struct upreempt_thread *t);
+bool sig_world_owned_by(const struct upreempt_thread *t);
+/* by the thread, under d->lock: it is not waited for any more */
+void sig_world_leave(struct upreempt_thread *t);
 
 #pragma GCC visibility pop
 

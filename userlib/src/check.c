@@ -8,7 +8,9 @@
 #include "arch/x86_64/frame.h"
 #include <sys/syscall.h>
 
-UPREEMPT_HIDDEN struct upreempt_slot upreempt_slot_dummy __attribute__((aligned(64)));
+UPREEMPT_HIDDEN struct upreempt_slot upreempt_slot_dummy __attribute__((aligned(64))) = {
+	.trigger = (uintptr_t)&upreempt_slot_dummy,	/* can be read: see upreempt_poll_load() */
+};
 __thread struct upreempt_slot *upreempt_slot_self = &upreempt_slot_dummy;
 __thread struct upreempt_thread *upreempt_self;
 

@@ -145,6 +145,7 @@ void upreempt_domain_close(struct upreempt_domain *d)
 		upreempt_thread_detach(upreempt_self);
 	if (__atomic_exchange_n(&d->closed, 1, __ATOMIC_ACQ_REL))
 		return;
+	upreempt_world_abandon(d);
 	up_lock(&d->lock);
 	for (t = d->live; t; t = t->next) {
 		__atomic_store_n(&t->gone, 1, __ATOMIC_RELEASE);

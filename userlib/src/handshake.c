@@ -13,214 +13,308 @@
  */
 #include "backend.h"
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
-#include <time.h>
+
+#define SLICE_NS	2000000		/* so long we wait for one thread before we look at all */
 
 static void finish(struct upreempt_thread *t)
 {
 	__atomic_store_n(&t->hs.state, HS_IDLE, __ATOMIC_RELEASE);
 }
 
-struct asked {
-	struct upreempt_thread *t;
-	uint64_t seq;			/* of the REDIRECT; 0: could not be asked so */
+/* What is the same for all threads of a handshake */
+struct round {
+	upreempt_handshake_fn fn;
+	void *arg;
+	uint64_t deadline_ns;
+	bool stopped;			/* by the caller: nobody lands */
+	struct upreempt_handshake r;
 };
 
-static void unfinished(struct upreempt_handshake *r, const struct upreempt_thread *t,
-		       uint32_t reason, uint64_t rip)
+static bool expired(const struct round *h)
 {
-	if (!r->unfinished++) {
-		r->tid = t->tid;
-		r->reason = reason;
-		r->rip = rip;
-	}
+	return h->deadline_ns && upreempt_now() >= h->deadline_ns;
 }
 
-/* Until the entry is idle; false: the deadline */
-static bool wait_idle(struct upreempt_thread *t, uint64_t deadline_ns)
+/* The thread is done with; count: in which of the report's numbers */
+static void over(struct upreempt_thread *t, uint32_t *count)
+{
+	t->hs.phase = HS_OVER;
+	++*count;
+}
+
+static void unfinished(struct round *h, struct upreempt_thread *t, uint32_t reason)
+{
+	over(t, &h->r.unfinished);
+	if (h->r.unfinished > 1)
+		return;
+	h->r.tid = t->tid;
+	h->r.reason = reason;
+	h->r.rip = t->hs.rip;
+}
+
+/* It does not begin any more; or has just begun */
+static void give_up(struct round *h, struct upreempt_thread *t)
+{
+	if (!upreempt_handshake_claim(t)) {
+		t->hs.phase = HS_RUNS;
+		return;
+	}
+	finish(t);
+	unfinished(h, t, t->hs.reason ? t->hs.reason : UPREEMPT_R_NOT_RUN);
+}
+
+/* Until the entry is idle; false: it is not */
+static bool wait_idle(struct upreempt_thread *t, uint64_t until_ns)
 {
 	uint32_t state;
 
 	while ((state = __atomic_load_n(&t->hs.state, __ATOMIC_ACQUIRE)) != HS_IDLE) {
 		if (__atomic_load_n(&t->gone, __ATOMIC_ACQUIRE))
 			return true;
-		if (deadline_ns && upreempt_now() >= deadline_ns)
+		if (upreempt_now() >= until_ns)
 			return false;
-		/* A thread that dies wakes nobody: look again. */
-		up_futex_wait(&t->hs.state, state, upreempt_now() + 10000000);
+		up_futex_wait(&t->hs.state, state, until_ns);
 	}
 	return true;
 }
 
-/* The caller runs it, while the thread is held. */
-static void by_proxy(struct upreempt_thread *t, uint64_t deadline_ns, struct upreempt_handshake *r)
-{
-	struct upreempt_request_opts o = {
-		.size = sizeof(o), .kind = UPREEMPT_STOP, .deadline_ns = deadline_ns,
-	};
-	struct upreempt_snapshot s = { .size = sizeof(s), .hi = t->stack_hi };
-	struct upreempt_event e = { .reason = UPREEMPT_R_NOT_RUN };
-	struct timespec ms = { 0, 1000000 };
-	int ret;
-
-	/* Too many outstanding: somebody else's are about to end. */
-	while ((ret = upreempt_request(t, &o, &e)) == -EAGAIN &&
-	       (!deadline_ns || upreempt_now() < deadline_ns))
-		nanosleep(&ms, NULL);
-	if (ret == -ESRCH || (!ret && e.outcome == UPREEMPT_GONE)) {
-		__atomic_store_n(&t->hs.state, HS_IDLE, __ATOMIC_RELEASE);
-		r->gone++;
-		return;
-	}
-	if (ret || e.outcome == UPREEMPT_UNSAFE || e.outcome == UPREEMPT_CANCELLED) {
-		if (upreempt_handshake_claim(t)) {
-			__atomic_store_n(&t->hs.state, HS_IDLE, __ATOMIC_RELEASE);
-			unfinished(r, t, e.reason, e.regs.rip);
-		} else {
-			r->self++;
-		}
-		return;
-	}
-	s.outcome = e.outcome;
-	s.frame = e.frame;
-	s.sp = e.regs.rsp;
-	s.regs = e.regs;
-	if (upreempt_handshake_claim(t)) {
-		t->hs.fn(t, &s, t->hs.arg);
-		finish(t);
-		r->proxy++;
-	}
-	upreempt_release(t, e.seq);
-}
-
-static void collect(struct asked *a, uint64_t deadline_ns, struct upreempt_handshake *r)
-{
-	struct upreempt_event e = { .outcome = UPREEMPT_UNSAFE };
-
-	if (a->seq)
-		upreempt_wait(a->t, a->seq, 0, &e);
-	if (e.outcome != UPREEMPT_LANDED && e.outcome != UPREEMPT_COOPERATED) {
-		by_proxy(a->t, deadline_ns, r);
-		return;
-	}
-	if (!wait_idle(a->t, deadline_ns))
-		unfinished(r, a->t, upreempt_handshake_claim(a->t) ? UPREEMPT_R_NOT_RUN : UPREEMPT_R_NONE,
-			   e.regs.rip);
-	else if (__atomic_load_n(&a->t->gone, __ATOMIC_ACQUIRE) && upreempt_handshake_claim(a->t))
-		r->gone++;
-	else
-		r->self++;
-}
-
-static void ask(struct asked *a, upreempt_handshake_fn fn, void *arg, uint64_t deadline_ns,
-		bool redirect)
+static void ask(struct round *h, struct upreempt_thread *t)
 {
 	struct upreempt_request_opts o = {
 		.size = sizeof(o), .kind = UPREEMPT_REDIRECT, .flags = UPREEMPT_REQ_OR_BLOCKED,
-		.cookie = upreempt_handshake_cookie(a->t), .deadline_ns = deadline_ns,
+		.cookie = upreempt_handshake_cookie(t), .deadline_ns = h->deadline_ns,
 	};
 
-	a->t->hs.fn = fn;
-	a->t->hs.arg = arg;
-	__atomic_store_n(&a->t->hs.state, HS_POSTED, __ATOMIC_RELEASE);
-	a->seq = 0;
-	if (redirect && upreempt_post(a->t, &o, &a->seq))
-		a->seq = 0;
+	t->hs.fn = h->fn;
+	t->hs.arg = h->arg;
+	t->hs.reason = 0;
+	t->hs.rip = 0;
+	__atomic_store_n(&t->hs.state, HS_POSTED, __ATOMIC_RELEASE);
+	/* What keeps its vector registers in place takes its own handler only. */
+	t->hs.phase = !h->stopped && t->handler && !(t->flags & UPREEMPT_THREAD_NO_XSAVE) &&
+		      !upreempt_post(t, &o, &t->hs.seq) ? HS_REDIRECT : HS_MAY_STOP;
 }
 
-/* The threads of now, each with a use of its handle; *n of them */
-static struct asked *threads_now(struct upreempt_domain *d, size_t *n)
+static void redirected(struct upreempt_thread *t, const struct upreempt_event *e)
 {
-	struct upreempt_thread *t;
-	struct asked *all;
-	size_t max = 0;
+	t->hs.reason = e->reason;
+	t->hs.rip = e->regs.rip;
+	t->hs.phase = e->outcome == UPREEMPT_LANDED || e->outcome == UPREEMPT_COOPERATED ?
+		      HS_RUNS : HS_MAY_STOP;
+}
 
-	up_lock(&d->lock);
-	for (t = d->live; t; t = t->next)
-		max++;
-	up_unlock(&d->lock);
-	max += 16;			/* who comes later need not be asked, but may */
-	all = calloc(max, sizeof(*all));
-	if (!all)
-		return NULL;
+/* Ask for a STOP, in which the caller runs it. Too many outstanding: somebody's will end. */
+static void may_stop(struct round *h, struct upreempt_thread *t)
+{
+	struct upreempt_request_opts o = {
+		.size = sizeof(o), .kind = UPREEMPT_STOP, .deadline_ns = h->deadline_ns,
+	};
+	int ret = upreempt_post(t, &o, &t->hs.seq);
+
+	if (!ret) {
+		t->hs.phase = HS_STOP;
+	} else if (ret == -ESRCH) {
+		finish(t);
+		over(t, &h->r.gone);
+	} else if (ret != -EAGAIN || expired(h)) {
+		give_up(h, t);
+	}
+}
+
+static void stopped(struct round *h, struct upreempt_thread *t, const struct upreempt_event *e)
+{
+	struct upreempt_snapshot s = {
+		.size = sizeof(s), .outcome = e->outcome, .frame = e->frame,
+		.sp = e->regs.rsp, .hi = t->stack_hi, .regs = e->regs,
+	};
+
+	if (e->outcome == UPREEMPT_GONE) {
+		finish(t);
+		over(t, &h->r.gone);
+	} else if (e->outcome == UPREEMPT_UNSAFE || e->outcome == UPREEMPT_CANCELLED) {
+		/* A STOP that came after the deadline has seen nothing. */
+		if (e->reason != UPREEMPT_R_NOT_RUN) {
+			t->hs.reason = e->reason;
+			t->hs.rip = e->regs.rip;
+		}
+		give_up(h, t);
+	} else {
+		/* Not: a landing of an earlier handshake is on its way to run it. */
+		t->hs.phase = HS_RUNS;
+		if (upreempt_handshake_claim(t)) {
+			h->fn(t, &s, h->arg);
+			finish(t);
+			over(t, &h->r.proxy);
+		}
+		upreempt_release(t, e->seq);
+	}
+}
+
+static void runs(struct round *h, struct upreempt_thread *t, uint64_t until_ns)
+{
+	if (!wait_idle(t, until_ns)) {
+		if (!expired(h))
+			return;
+		t->hs.reason = UPREEMPT_R_NOT_RUN;
+		give_up(h, t);
+		if (t->hs.phase == HS_RUNS)
+			unfinished(h, t, UPREEMPT_R_NONE);
+	} else if (__atomic_load_n(&t->gone, __ATOMIC_ACQUIRE) && upreempt_handshake_claim(t)) {
+		finish(t);
+		over(t, &h->r.gone);
+	} else {
+		over(t, &h->r.self);
+	}
+}
+
+/* Get as far as possible with a thread until a moment (1: without waiting). Is it over? */
+static bool step(struct round *h, struct upreempt_thread *t, uint64_t until_ns)
+{
+	struct upreempt_event e;
+	uint32_t phase;
+	int ret;
+
+	do {
+		phase = t->hs.phase;
+		memset(&e, 0, sizeof(e));
+		switch (phase) {
+		case HS_BEFORE:
+			/* An earlier handshake's function has not returned yet. */
+			if (wait_idle(t, until_ns))
+				ask(h, t);
+			else if (expired(h))
+				unfinished(h, t, UPREEMPT_R_NONE);
+			break;
+		case HS_REDIRECT:
+		case HS_STOP:
+			ret = upreempt_wait(t, t->hs.seq, until_ns, &e);
+			if (ret == -ETIMEDOUT)
+				break;
+			if (ret)
+				e.outcome = UPREEMPT_GONE;
+			if (phase == HS_STOP)
+				stopped(h, t, &e);
+			else
+				redirected(t, &e);
+			break;
+		case HS_MAY_STOP:
+			may_stop(h, t);
+			break;
+		case HS_RUNS:
+			runs(h, t, until_ns);
+			break;
+		}
+	} while (t->hs.phase != phase && t->hs.phase != HS_OVER);
+	return t->hs.phase == HS_OVER;
+}
+
+/* The threads of now, each with a use of its handle, chained by hs.next */
+static struct upreempt_thread *threads_now(struct upreempt_domain *d, uint32_t *n)
+{
+	struct upreempt_thread *t, *all = NULL;
+
 	*n = 0;
 	up_lock(&d->lock);
-	for (t = d->live; t && *n < max; t = t->next)
-		if (!__atomic_load_n(&t->gone, __ATOMIC_ACQUIRE) && !upreempt_thread_enter(t))
-			all[(*n)++].t = t;
+	for (t = d->live; t; t = t->next) {
+		if (__atomic_load_n(&t->gone, __ATOMIC_ACQUIRE) || upreempt_thread_enter(t))
+			continue;
+		t->hs.next = all;
+		all = t;
+		++*n;
+	}
 	up_unlock(&d->lock);
 	return all;
 }
 
-static void run(struct asked *all, size_t n, upreempt_handshake_fn fn, void *arg,
-		uint64_t deadline_ns, bool stopped, struct upreempt_handshake *r)
+static void run_here(struct round *h, struct upreempt_thread *self)
 {
-	struct upreempt_thread *self = upreempt_self;
-	size_t i;
+	struct upreempt_snapshot s = {
+		.size = sizeof(s), .outcome = UPREEMPT_COOPERATED,
+		.sp = (uintptr_t)__builtin_frame_address(0), .hi = self->stack_hi,
+	};
 
-	/* In a stopped world nobody lands: the caller runs it for all. */
-	for (i = 0; i < n; i++) {
-		if (all[i].t == self)
-			continue;
-		/* an earlier handshake's function has not returned yet */
-		if (!wait_idle(all[i].t, deadline_ns)) {
-			unfinished(r, all[i].t, UPREEMPT_R_NONE, 0);
-			all[i].t = NULL;
-			continue;
-		}
-		/* What keeps its vector registers in place takes its own handler only. */
-		ask(&all[i], fn, arg, deadline_ns, !stopped && all[i].t->handler &&
-		    !(all[i].t->flags & UPREEMPT_THREAD_NO_XSAVE));
-	}
-	for (i = 0; i < n; i++) {
-		if (all[i].t == self && self) {
-			struct upreempt_snapshot s = {
-				.size = sizeof(s), .outcome = UPREEMPT_COOPERATED,
-				.sp = (uintptr_t)__builtin_frame_address(0), .hi = self->stack_hi,
-			};
+	h->fn(self, &s, h->arg);
+	over(self, &h->r.self);
+}
 
-			fn(self, &s, arg);
-			r->self++;
-		} else if (all[i].t) {
-			collect(&all[i], deadline_ns, r);
-		}
+/* Nobody waits for another one: those who come late are looked at again and again. */
+static void run(struct round *h, struct upreempt_thread *all)
+{
+	struct upreempt_thread *t, *first;
+	uint64_t until;
+	bool moved;
+
+	for (t = all; t; t = t->hs.next) {
+		t->hs.phase = HS_BEFORE;
+		t->hs.rip = 0;
+		if (t != upreempt_self && wait_idle(t, 1))
+			ask(h, t);
 	}
+	for (t = all; t; t = t->hs.next)
+		if (t == upreempt_self)
+			run_here(h, t);
+	do {
+		first = NULL;
+		moved = false;
+		for (t = all; t; t = t->hs.next) {
+			if (t->hs.phase == HS_OVER)
+				continue;
+			if (step(h, t, 1))
+				moved = true;
+			else if (!first)
+				first = t;
+		}
+		if (!first || moved)
+			continue;
+		until = upreempt_now() + SLICE_NS;
+		step(h, first, h->deadline_ns && h->deadline_ns < until ? h->deadline_ns : until);
+	} while (first);
+}
+
+/* Not up_lock(): the holder may want us to run its function while we wait. */
+static int take_turn(struct upreempt_domain *d, uint64_t deadline_ns)
+{
+	uint32_t none;
+
+	while (none = 0, !__atomic_compare_exchange_n(&d->hs_lock, &none, 1, false,
+						      __ATOMIC_ACQUIRE, __ATOMIC_RELAXED)) {
+		/* Its threads stand, so it will not end before we start them. */
+		if (upreempt_is_stopper(d))
+			return -EBUSY;
+		if (deadline_ns && upreempt_now() >= deadline_ns)
+			return -ETIMEDOUT;
+		up_futex_wait(&d->hs_lock, 1, deadline_ns);
+	}
+	return 0;
 }
 
 int upreempt_handshake(struct upreempt_domain *d, upreempt_handshake_fn fn, void *arg,
 		       uint64_t deadline_ns, struct upreempt_handshake *report)
 {
-	struct upreempt_handshake r = { .size = sizeof(r) };
-	struct asked *all;
-	size_t n, i;
-	uint32_t none;
+	struct round h = {
+		.fn = fn, .arg = arg, .deadline_ns = deadline_ns, .r.size = sizeof(h.r),
+	};
+	struct upreempt_thread *all, *t;
+	int ret;
 
-	if (!d || !fn || (report && report->size < sizeof(r)))
+	if (!d || !fn || (report && report->size < sizeof(h.r)))
 		return -EINVAL;
 	if (d->generation != upreempt_generation)
 		return -EPERM;
-	/* Not up_lock(): the holder may want us to run its function while we wait. */
-	while (none = 0, !__atomic_compare_exchange_n(&d->hs_lock, &none, 1, false,
-						      __ATOMIC_ACQUIRE, __ATOMIC_RELAXED)) {
-		if (deadline_ns && upreempt_now() >= deadline_ns)
-			return -ETIMEDOUT;
-		up_futex_wait(&d->hs_lock, 1, deadline_ns);
-	}
-	all = threads_now(d, &n);
-	if (all) {
-		r.threads = n;
-		run(all, n, fn, arg, deadline_ns, upreempt_is_stopper(d), &r);
+	ret = take_turn(d, deadline_ns);
+	if (ret)
+		return ret;
+	h.stopped = upreempt_is_stopper(d);
+	all = threads_now(d, &h.r.threads);
+	run(&h, all);
+	while ((t = all)) {
+		all = t->hs.next;
+		upreempt_thread_exit(t);
 	}
 	__atomic_store_n(&d->hs_lock, 0, __ATOMIC_RELEASE);
 	up_futex_wake(&d->hs_lock, 1);
-	if (!all)
-		return -ENOMEM;
-	for (i = 0; i < n; i++)
-		if (all[i].t)
-			upreempt_thread_exit(all[i].t);
-	free(all);
 	if (report)
-		memcpy(report, &r, sizeof(r));
-	return (int)r.unfinished;
+		memcpy(report, &h.r, sizeof(h.r));
+	return (int)h.r.unfinished;
 }

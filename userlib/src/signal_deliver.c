@@ -17,6 +17,7 @@
 #define CLEAR_FLAGS	(1U << 8 | 1U << 10 | 1U << 16 | 1U << 18)	/* TF DF RF AC */
 #define BACKOFF_MIN_US	20
 #define BACKOFF_MAX_US	1000
+#define POLL_FRAMES	512	/* signal_poll() and what it calls; a signal's frame is larger */
 
 static uint64_t segment_base(int which)
 {
@@ -89,19 +90,38 @@ static struct sig_request *take(struct upreempt_thread *t, uint32_t kind, uint64
 	} while (true);
 }
 
-static void defer(struct upreempt_thread *t, struct sig_request *r, uint32_t reason, uint64_t ip)
+/* Put back: a request's turn has not come. */
+static void note(struct sig_request *r, uint32_t reason, uint64_t ip)
 {
 	r->reason = reason;
 	r->last_ip = ip;
+	__atomic_store_n(&r->state, RQ_PENDING, __ATOMIC_SEQ_CST);
+}
+
+/* Until its grace is over the thread is asked to come by itself; a held one has come. */
+static bool in_grace(struct upreempt_thread *t, struct sig_request *r, uint64_t ip)
+{
+	if (!r->grace_end_ns || t->sig->coop || t->sig->parked ||
+	    upreempt_now() >= r->grace_end_ns)
+		return false;
+	__atomic_store_n(&t->slot->poll, 1, __ATOMIC_SEQ_CST);
+	note(r, UPREEMPT_R_GRACE, ip);
+	return true;
+}
+
+static void defer(struct upreempt_thread *t, struct sig_request *r, uint32_t reason, uint64_t ip)
+{
 	r->attempts++;
 	SIG_COUNT(t, deferrals[reason]);
-	__atomic_store_n(&r->state, RQ_PENDING, __ATOMIC_SEQ_CST);
+	note(r, reason, ip);
 }
 
 /* Fill the event and report it. false: the ring is full, and the request deferred. */
 static bool grant(struct upreempt_thread *t, struct sig_request *r, uint32_t outcome,
 		  uint32_t reason, const struct upreempt_regs *regs)
 {
+	if (outcome == UPREEMPT_LANDED && t->sig->coop)
+		outcome = UPREEMPT_COOPERATED;
 	sig_fill_event(t, r, outcome, reason);
 	r->event.regs = *regs;
 	r->event.frame = UPREEMPT_FRAME_USER;
@@ -122,6 +142,8 @@ static void serve_samples(struct upreempt_thread *t, const struct upreempt_regs 
 
 	while ((r = take(t, UPREEMPT_SAMPLE, seq))) {
 		seq = r->seq;
+		if (in_grace(t, r, regs->rip))
+			continue;
 		if (grant(t, r, UPREEMPT_LANDED, UPREEMPT_R_NONE, regs))
 			sig_finish(t, r);
 	}
@@ -134,7 +156,14 @@ static void serve_stops(struct upreempt_thread *t, const struct upreempt_regs *r
 
 	while ((r = take(t, UPREEMPT_STOP, seq))) {
 		seq = r->seq;
-		if (t->slot->nopreempt) {
+		if (in_grace(t, r, regs->rip))
+			continue;
+		if (sig_world_owned_by(t)) {
+			defer(t, r, UPREEMPT_R_STOPPER, regs->rip);
+			continue;
+		}
+		/* In a stop of the world it stands already. */
+		if (t->slot->nopreempt && !t->sig->parked) {
 			defer(t, r, UPREEMPT_R_DISABLED, regs->rip);
 			continue;
 		}
@@ -147,7 +176,12 @@ static void serve_stops(struct upreempt_thread *t, const struct upreempt_regs *r
 	}
 }
 
-/* Requests whose deadline has passed end here; the nearest deadline of the rest */
+static bool earlier(uint64_t a, uint64_t than)
+{
+	return a && (!than || a < than);
+}
+
+/* Requests whose deadline has passed end here; the nearest deadline or end of grace of the rest */
 static uint64_t expire(struct upreempt_thread *t, const struct upreempt_regs *regs, uint32_t held)
 {
 	struct sig_request *r = t->sig->rq;
@@ -155,12 +189,15 @@ static uint64_t expire(struct upreempt_thread *t, const struct upreempt_regs *re
 	int i;
 
 	for (i = 0; i < SIG_MAX_REQUESTS; i++, r++) {
-		if (__atomic_load_n(&r->state, __ATOMIC_SEQ_CST) != RQ_PENDING || !r->deadline_ns)
+		if (__atomic_load_n(&r->state, __ATOMIC_SEQ_CST) != RQ_PENDING ||
+		    !(r->deadline_ns || r->grace_end_ns))
 			continue;
 		if (!now)
 			now = upreempt_now();
-		if (r->deadline_ns > now) {
-			if (!next || r->deadline_ns < next)
+		if (r->grace_end_ns > now && earlier(r->grace_end_ns, next))
+			next = r->grace_end_ns;
+		if (!r->deadline_ns || r->deadline_ns > now) {
+			if (earlier(r->deadline_ns, next))
 				next = r->deadline_ns;
 			continue;
 		}
@@ -177,16 +214,27 @@ static uint64_t expire(struct upreempt_thread *t, const struct upreempt_regs *re
 	return next;
 }
 
+/* By a STOP or by a stop of the world */
+static bool held(struct upreempt_thread *t, const struct upreempt_regs *regs)
+{
+	bool world = sig_world_holds(t, regs->rip, t->sig->coop);
+
+	return world || __atomic_load_n(&t->slot->held, __ATOMIC_SEQ_CST);
+}
+
 /* Here the thread is stopped; it still gives samples and takes further stops. */
 static void hold(struct upreempt_thread *t, const struct upreempt_regs *regs)
 {
 	uint64_t deadline, retry;
 	uint32_t word;
 
+	/* What is asked of it from here on is no longer its own coming. */
+	t->sig->coop = false;
+	__atomic_store_n(&t->sig->parked, 1, __ATOMIC_SEQ_CST);
 	for (;;) {
 		word = __atomic_load_n(&t->sig->word, __ATOMIC_SEQ_CST);
-		if (!__atomic_load_n(&t->slot->held, __ATOMIC_SEQ_CST))
-			return;
+		if (!held(t, regs))
+			break;
 		t->sig->ring_full = false;
 		serve_stops(t, regs);
 		serve_samples(t, regs);
@@ -198,6 +246,8 @@ static void hold(struct upreempt_thread *t, const struct upreempt_regs *regs)
 		}
 		up_futex_wait(&t->sig->word, word, deadline);
 	}
+	/* Who saw us parked sent no signal: the caller looks again. */
+	__atomic_store_n(&t->sig->parked, 0, __ATOMIC_SEQ_CST);
 }
 
 static bool on_alternate_stack(const ucontext_t *uc, uint64_t rsp)
@@ -271,6 +321,8 @@ static void serve_redirects(struct upreempt_thread *t, ucontext_t *uc,
 
 	while ((r = take(t, UPREEMPT_REDIRECT, seq))) {
 		seq = r->seq;
+		if (in_grace(t, r, regs->rip))
+			continue;
 		reason = refusal(t, uc, regs, &final);
 		if (reason && !final) {
 			defer(t, r, reason, regs->rip);
@@ -285,12 +337,34 @@ static void serve_redirects(struct upreempt_thread *t, ucontext_t *uc,
 }
 
 /*
- * When to look again. What upreempt_enable() lets in needs no timer but for its
- * deadline; everything else is tried again soon, and less and less often.
+ * timer_ns is what the timer should be set to: whoever finds another's earlier time
+ * there after having set it, sets that.
+ */
+void sig_timer_at(struct upreempt_thread *t, uint64_t ns)
+{
+	uint64_t old = __atomic_load_n(&t->sig->timer_ns, __ATOMIC_SEQ_CST);
+	struct itimerspec its = { 0 };
+
+	do {
+		if (old && old <= ns)
+			return;
+	} while (!__atomic_compare_exchange_n(&t->sig->timer_ns, &old, ns, false,
+					      __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST));
+	do {
+		its.it_value.tv_sec = ns / 1000000000;
+		its.it_value.tv_nsec = ns % 1000000000;
+		timer_settime(t->sig->timer, TIMER_ABSTIME, &its, NULL);
+		old = ns;
+		ns = __atomic_load_n(&t->sig->timer_ns, __ATOMIC_SEQ_CST);
+	} while (ns && ns != old);
+}
+
+/*
+ * When to look again. What upreempt_enable() or the start of the world lets in needs no
+ * timer but for its deadline; everything else is tried again soon, and less and less often.
  */
 static void arm(struct upreempt_thread *t, uint64_t deadline)
 {
-	struct itimerspec its = { 0 };
 	struct sig_thread *s = t->sig;
 	struct sig_request *r = s->rq;
 	uint64_t at = 0;
@@ -299,7 +373,8 @@ static void arm(struct upreempt_thread *t, uint64_t deadline)
 
 	for (i = 0; i < SIG_MAX_REQUESTS; i++, r++)
 		retry |= __atomic_load_n(&r->state, __ATOMIC_SEQ_CST) == RQ_PENDING &&
-			 r->attempts && r->reason != UPREEMPT_R_DISABLED;
+			 r->attempts && r->reason != UPREEMPT_R_DISABLED &&
+			 r->reason != UPREEMPT_R_STOPPER && r->reason != UPREEMPT_R_GRACE;
 	if (retry) {
 		s->backoff_us = s->backoff_us ? s->backoff_us * 2 : BACKOFF_MIN_US;
 		if (s->backoff_us > BACKOFF_MAX_US)
@@ -308,13 +383,24 @@ static void arm(struct upreempt_thread *t, uint64_t deadline)
 	} else {
 		s->backoff_us = 0;
 	}
-	if (deadline && (!at || deadline < at))
+	if (earlier(deadline, at))
 		at = deadline;
-	if (!at)
-		return;
-	its.it_value.tv_sec = at / 1000000000;
-	its.it_value.tv_nsec = at % 1000000000;
-	timer_settime(s->timer, TIMER_ABSTIME, &its, NULL);
+	if (at)
+		sig_timer_at(t, at);
+}
+
+/*
+ * In signal_poll(), and not in a handler of the program's own that interrupted it: the
+ * frame of such a one lies between, and the red zone alone is 128 bytes.
+ */
+static bool takes_mark(struct upreempt_thread *t, const struct upreempt_regs *regs)
+{
+	uintptr_t frame = __atomic_load_n(&t->sig->cooperating, __ATOMIC_RELAXED);
+	bool here = frame && frame - regs->rsp < POLL_FRAMES;
+
+	if (here)
+		__atomic_store_n(&t->sig->cooperating, 0, __ATOMIC_RELAXED);
+	return here;
 }
 
 static void deliver(struct upreempt_thread *t, ucontext_t *uc)
@@ -322,14 +408,17 @@ static void deliver(struct upreempt_thread *t, ucontext_t *uc)
 	struct upreempt_regs regs;
 	uint64_t deadline;
 
-	if (!__atomic_load_n(&t->slot->pending, __ATOMIC_SEQ_CST))
+	/* Before the look: who asks from here on sets it himself. */
+	__atomic_store_n(&t->sig->timer_ns, 0, __ATOMIC_SEQ_CST);
+	if (!__atomic_load_n(&t->slot->pending, __ATOMIC_SEQ_CST) && !sig_world_wants(t))
 		return;
 	SIG_COUNT(t, hooks);
 	t->sig->ring_full = false;
 	capture(&regs, uc);
+	t->sig->coop = takes_mark(t, &regs);
 	expire(t, &regs, 0);
 	serve_stops(t, &regs);
-	while (__atomic_load_n(&t->slot->held, __ATOMIC_SEQ_CST)) {
+	while (held(t, &regs)) {
 		hold(t, &regs);
 		serve_stops(t, &regs);
 	}

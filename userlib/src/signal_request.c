@@ -108,7 +108,7 @@ static void fill(struct upreempt_thread *t, struct sig_request *r,
 	r->flags = o->flags;
 	r->keep = keep;
 	r->hold = 0;
-	r->reason = UPREEMPT_R_NOT_RUN;
+	r->reason = o->grace_ns ? UPREEMPT_R_GRACE : UPREEMPT_R_NOT_RUN;
 	r->attempts = 0;
 	r->last_ip = 0;
 	r->deadline_ns = o->deadline_ns;
@@ -118,6 +118,8 @@ static void fill(struct upreempt_thread *t, struct sig_request *r,
 	r->event.cookie = o->cookie;
 	r->event.kind = o->kind;
 	r->event.request_ns = upreempt_now();
+	r->grace_end_ns = o->grace_ns > UINT64_MAX - r->event.request_ns ? UINT64_MAX :
+			  o->grace_ns ? r->event.request_ns + o->grace_ns : 0;
 }
 
 /* 0: nothing against it; else the reason why it ends here */
@@ -131,16 +133,21 @@ static uint32_t refusal(struct upreempt_thread *t, const struct sig_request *r)
 	return 0;
 }
 
-/* A held thread waits for its word, any other gets the signal. */
-static void kick(struct upreempt_thread *t)
+bool sig_nudge(struct upreempt_thread *t)
+{
+	__atomic_add_fetch(&t->sig->word, 1, __ATOMIC_SEQ_CST);
+	if (!__atomic_load_n(&t->sig->parked, __ATOMIC_SEQ_CST))
+		return false;
+	up_futex_wake(&t->sig->word, 1);
+	return true;
+}
+
+long sig_kick(struct upreempt_thread *t)
 {
 	long ret;
 
-	__atomic_add_fetch(&t->sig->word, 1, __ATOMIC_SEQ_CST);
-	if (__atomic_load_n(&t->slot->held, __ATOMIC_SEQ_CST)) {
-		up_futex_wake(&t->sig->word, 1);
-		return;
-	}
+	if (sig_nudge(t))
+		return 0;
 	SIG_COUNT(t, ipis);
 	ret = upreempt_syscall(SYS_tgkill, t->pid, t->tid, t->signo, 0, 0, 0);
 	if (ret == -ESRCH) {
@@ -150,12 +157,28 @@ static void kick(struct upreempt_thread *t)
 		sig_end_all(t, UPREEMPT_GONE);
 		up_unlock(&t->sig->lock);
 	}
+	return ret;
+}
+
+/* It may come by itself until end. What is held has no use for a grace. */
+static void ask_gently(struct upreempt_thread *t, uint64_t end)
+{
+	__atomic_store_n(&t->slot->poll, 1, __ATOMIC_SEQ_CST);
+	if (!sig_nudge(t))
+		sig_timer_at(t, end);
+}
+
+/* Of two times the earlier; 0: none */
+static uint64_t nearest(uint64_t a, uint64_t b)
+{
+	return !a ? b : !b ? a : a < b ? a : b;
 }
 
 static int submit(struct upreempt_thread *t, const struct upreempt_request_opts *o, bool keep,
 		  uint64_t *seq)
 {
 	struct sig_request *r;
+	uint64_t grace_end;
 	uint32_t reason;
 
 	up_lock(&t->sig->lock);
@@ -172,14 +195,18 @@ static int submit(struct upreempt_thread *t, const struct upreempt_request_opts 
 	*seq = r->seq;
 	SIG_COUNT(t, kinds[o->kind]);
 	reason = refusal(t, r);
+	grace_end = nearest(r->grace_end_ns, r->grace_end_ns ? r->deadline_ns : 0);
 	__atomic_add_fetch(&t->slot->pending, 1, __ATOMIC_SEQ_CST);
 	if (reason)
 		sig_end(t, r, UPREEMPT_UNSAFE, reason);
 	else
 		__atomic_store_n(&r->state, RQ_PENDING, __ATOMIC_SEQ_CST);
+	/* under the lock the thread does not leave: its timer is there */
+	if (!reason && grace_end)
+		ask_gently(t, grace_end);
 	up_unlock(&t->sig->lock);
-	if (!reason)
-		kick(t);
+	if (!reason && !grace_end)
+		sig_kick(t);
 	return 0;
 }
 
@@ -188,12 +215,6 @@ static void collect(struct sig_request *r, struct upreempt_event *event)
 {
 	*event = r->event;
 	__atomic_store_n(&r->state, r->hold ? RQ_HELD : RQ_FREE, __ATOMIC_SEQ_CST);
-}
-
-/* The next moment at which a waiter has something to do */
-static uint64_t nearest(uint64_t a, uint64_t b)
-{
-	return !a ? b : !b ? a : a < b ? a : b;
 }
 
 /* One look at a request. 1: wait for word *state to change until *until */

@@ -61,6 +61,7 @@ int upreempt_thread_detach(struct upreempt_thread *t)
 	__atomic_store_n(&t->gone, 1, __ATOMIC_SEQ_CST);
 	up_unlock(&d->lock);
 	upreempt_run_actions(t);
+	upreempt_world_abandon(d);
 	ret = d->ops->remove(t, open);
 	pthread_setspecific(exit_key, NULL);
 	up_lock(&d->lock);
@@ -189,6 +190,7 @@ static void link_handle(struct upreempt_domain *d, struct upreempt_thread *t)
 		unlink_handle(d, other);
 		__atomic_sub_fetch(&d->refs, 1, __ATOMIC_RELAXED);
 	}
+	t->serial = ++d->serial;
 	t->next = d->live;
 	t->pprev = &d->live;
 	if (d->live)
@@ -256,6 +258,8 @@ int upreempt_thread_register(struct upreempt_domain *d, const struct upreempt_th
 	}
 	if (thread)
 		*thread = t;
+	/* A stop of the world that began meanwhile may not have seen us. */
+	d->ops->poll(t);
 	return 0;
 }
 
@@ -265,7 +269,9 @@ int upreempt_thread_unregister(struct upreempt_thread *t)
 		return -EINVAL;
 	if (upreempt_self != t)
 		return -EPERM;
-	return upreempt_in_handler(t) ? -EBUSY : upreempt_thread_detach(t);
+	if (upreempt_in_handler(t) || upreempt_is_stopper(t->domain))
+		return -EBUSY;
+	return upreempt_thread_detach(t);
 }
 
 struct upreempt_thread *upreempt_thread_self(void)

@@ -8,6 +8,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#define LOOSE_NS	20000000
 #define KNOWN_WORLD_FLAGS (UPREEMPT_WORLD_ALL | UPREEMPT_WORLD_REGISTERED | UPREEMPT_WORLD_TRY)
 
 int upreempt_world_stop(struct upreempt_domain *d, const struct upreempt_world_opts *opts,
@@ -35,6 +36,7 @@ int upreempt_world_stop(struct upreempt_domain *d, const struct upreempt_world_o
 	if (ret)
 		return ret;
 	d->depth = r->depth;
+	d->late = r->stragglers;
 	__atomic_store_n(&d->stopper, (pid_t)upreempt_syscall(SYS_gettid, 0, 0, 0, 0, 0, 0),
 			 __ATOMIC_RELAXED);
 	return (int)r->stragglers;
@@ -42,8 +44,15 @@ int upreempt_world_stop(struct upreempt_domain *d, const struct upreempt_world_o
 
 bool upreempt_is_stopper(const struct upreempt_domain *d)
 {
-	return __atomic_load_n(&d->stopper, __ATOMIC_RELAXED) ==
-	       (pid_t)upreempt_syscall(SYS_gettid, 0, 0, 0, 0, 0, 0);
+	pid_t stopper = __atomic_load_n(&d->stopper, __ATOMIC_RELAXED);
+
+	return stopper && stopper == (pid_t)upreempt_syscall(SYS_gettid, 0, 0, 0, 0, 0, 0);
+}
+
+void upreempt_world_abandon(struct upreempt_domain *d)
+{
+	while (upreempt_is_stopper(d))
+		upreempt_world_start(d);
 }
 
 int upreempt_world_start(struct upreempt_domain *d)
@@ -106,21 +115,31 @@ int upreempt_world_format(const struct upreempt_world *r, char *text, size_t siz
 int upreempt_thread_context(struct upreempt_thread *t, struct upreempt_snapshot *snapshot)
 {
 	struct upreempt_request_opts o = { .size = sizeof(o), .kind = UPREEMPT_SAMPLE };
+	bool held, loose;
 	struct upreempt_snapshot s = { .size = sizeof(s) };
 	struct upreempt_event e;
 	int ret;
 
 	if (!t || !snapshot || snapshot->size < sizeof(s))
 		return -EINVAL;
-	if (!upreempt_is_stopper(t->domain) && !__atomic_load_n(&t->slot->held, __ATOMIC_ACQUIRE))
+	held = __atomic_load_n(&t->slot->held, __ATOMIC_ACQUIRE);
+	if (!held && !upreempt_is_stopper(t->domain))
 		return -EBUSY;
+	/* A straggler would give a sample, too, but does not stand. It takes no STOP. */
+	loose = !held && t->domain->late;
+	if (loose) {
+		o.kind = UPREEMPT_STOP;
+		o.deadline_ns = upreempt_deadline(LOOSE_NS);
+	}
 	ret = upreempt_request(t, &o, &e);
 	if (ret)
-		return ret;
+		return ret == -EDEADLK ? -EBUSY : ret;
 	if (e.outcome == UPREEMPT_GONE)
 		return -ESRCH;
 	if (!e.frame)
 		return -EBUSY;
+	if (loose)
+		upreempt_release(t, e.seq);
 	s.outcome = e.outcome;
 	s.frame = e.frame;
 	s.sp = e.regs.rsp;
@@ -134,18 +153,33 @@ int upreempt_thread_context(struct upreempt_thread *t, struct upreempt_snapshot 
 int upreempt_domain_threads(struct upreempt_domain *d,
 			    int (*fn)(struct upreempt_thread *t, void *arg), void *arg)
 {
-	struct upreempt_thread *t;
+	struct upreempt_thread *t, *some[64];
+	uint64_t before = UINT64_MAX;
+	size_t n, i;
 	int ret = 0;
 
 	if (!d || !fn)
 		return -EINVAL;
 	if (d->generation != upreempt_generation)
 		return -EPERM;
-	/* Nobody is stopped while he holds it: up_lock(). */
-	up_lock(&d->lock);
-	for (t = d->live; t && !ret; t = t->next)
-		if (!__atomic_load_n(&t->gone, __ATOMIC_ACQUIRE))
-			ret = fn(t, arg);
-	up_unlock(&d->lock);
+	/*
+	 * Not under the lock: fn may make system calls, where a thread is stopped
+	 * whatever it holds. The list is in the order of serials, the newest first.
+	 */
+	do {
+		n = 0;
+		up_lock(&d->lock);
+		for (t = d->live; t && n < 64; t = t->next)
+			if (t->serial < before && !__atomic_load_n(&t->gone, __ATOMIC_ACQUIRE) &&
+			    !upreempt_thread_enter(t))
+				some[n++] = t;
+		up_unlock(&d->lock);
+		for (i = 0; i < n; i++) {
+			before = some[i]->serial;
+			if (!ret)
+				ret = fn(some[i], arg);
+			upreempt_thread_exit(some[i]);
+		}
+	} while (n == 64 && !ret);
 	return ret;
 }

@@ -145,8 +145,8 @@ UPREEMPT_API int upreempt_thread_register(struct upreempt_domain *domain,
 					  const struct upreempt_thread_opts *opts,
 					  struct upreempt_thread **thread);
 /*
- * Only by the thread itself (-EPERM), not in a handler (-EBUSY). Requests on their
- * way end GONE. The handle is freed: nobody may use it any more.
+ * Only by the thread itself (-EPERM), not in a handler or while it has stopped the world
+ * (-EBUSY). Requests on their way end GONE. The handle is freed: nobody may use it any more.
  */
 UPREEMPT_API int upreempt_thread_unregister(struct upreempt_thread *thread);
 /* The calling thread's registration, or NULL */
@@ -285,7 +285,7 @@ static inline void upreempt_poll_counted(uint32_t n)
 {
 	struct upreempt_slot *slot = upreempt_slot_self;
 
-	if (__builtin_expect(slot->user[0]-- == 0, 0)) {
+	if (__builtin_expect(slot->user[0]-- <= 1, 0)) {
 		slot->user[0] = n;
 		upreempt_poll();
 	}
@@ -322,7 +322,10 @@ struct upreempt_world_opts {
  * between stop and start call nothing that takes one, malloc() included.
  *
  * Nests: the same thread may stop again, which waits for the stragglers once more. If
- * the caller exits, the world goes on. opts and report may be NULL.
+ * the caller exits or closes the domain, the world goes on. It belongs to the thread: a
+ * handler may stop it and return. With the signal backend threads in a system call are
+ * interrupted: they count as landed, report->ipis counts signals, and a thread that ends
+ * by a bare exit system call leaves the world stopped. opts and report may be NULL.
  * -EPERM: not the process that opened the domain. -EINVAL: flags. -EAGAIN (flag TRY),
  * -ETIMEDOUT: another thread has stopped the world. With flag ALL -ETIMEDOUT also: there
  * were stragglers; with flag REGISTERED -EBUSY: there are unregistered threads; nothing
@@ -385,7 +388,9 @@ struct upreempt_handshake {
  * Run fn for every registered thread exactly once, each at its own safe point: no global
  * pause. Returns how many are unfinished. A thread whose fn has begun finishes it: arg has
  * to stay until then. One handshake at a time in a domain; others wait for their turn.
+ * fn must not call this. In a world that the caller has stopped he runs fn for all.
  * report may be NULL. -EINVAL. -ETIMEDOUT: no turn before the deadline; fn ran nowhere.
+ * -EBUSY: the same, as the caller has stopped the world in the middle of another's.
  */
 UPREEMPT_API int upreempt_handshake(struct upreempt_domain *domain, upreempt_handshake_fn fn,
 				    void *arg, uint64_t deadline_ns,
