@@ -248,8 +248,9 @@ int upreempt_thread_register(struct upreempt_domain *d, const struct upreempt_th
 		up_unlock(&d->lock);
 		return ret;
 	}
-	link_handle(d, t);
+	/* From here on we may be stopped, but not with the lock that linking takes. */
 	upreempt_slot_self = t->slot;
+	link_handle(d, t);
 	upreempt_self = t;
 	__atomic_store_n(&t->gone, 0, __ATOMIC_RELEASE);
 	if (pthread_setspecific(exit_key, t)) {
