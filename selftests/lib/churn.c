@@ -111,7 +111,7 @@ static void *lives_main(void *arg)
 	struct churn *c = arg;
 	pthread_t pthread;
 
-	while (!quit) {
+	while (!quit && !c->wrong) {
 		if (pthread_create(&pthread, NULL, live, c) || ut_join(pthread))
 			c->wrong++;
 	}
@@ -140,7 +140,7 @@ static void *stopper_main(void *arg)
 	struct upreempt_world w;
 	uint64_t before;
 
-	while (!quit) {
+	while (!quit && !s->wrong) {
 		int ret = ut_world_stop(domain, grace[rand_r(&s->seed) % 4], &w);
 
 		if (ret < 0) {
