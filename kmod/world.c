@@ -649,11 +649,19 @@ static void up_world_begin(struct up_domain *d, const struct up_thread *self, u6
 static void up_world_force(struct up_domain *d)
 {
 	struct up_world *w = &d->world;
+	bool complete;
 
+	/* Not walked: nobody else completes it while the CPUs are asked once more. */
 	raw_spin_lock_irq(&w->lock);
-	w->forced = true;
-	w->walk++;
+	complete = w->complete;
+	if (!complete) {
+		w->forced = true;
+		w->walked = false;
+		w->walk++;
+	}
 	raw_spin_unlock_irq(&w->lock);
+	if (complete)
+		return;
 	up_world_multicast(d);
 	up_world_walk(d);
 }

@@ -93,7 +93,7 @@ TEST_F_TIMEOUT(handshake, each_thread_once, 90)
 {
 	struct upreempt_handshake h = { .size = sizeof(h) };
 	struct upreempt_thread *me;
-	uint64_t n = 0;
+	uint64_t n = 0, came = 0;
 
 	ASSERT_EQ(0, upreempt_thread_register(self->domain, NULL, &me));
 	UT_FOR(i, ut_scale(3000), 10) {
@@ -107,15 +107,19 @@ TEST_F_TIMEOUT(handshake, each_thread_once, 90)
 		ASSERT_EQ(7, h.self + h.proxy);
 		ASSERT_EQ(7, calls(&seen));
 		ASSERT_EQ(0, seen.wrong);
-		for (int k = 0; k < 4; k++)
-			ASSERT_TRUE(once(&seen, self->s[k].thread, k < 3));
+		/* by proxy also who is still in the system call that ends the last one */
+		for (int k = 0; k < 3; k++)
+			ASSERT_TRUE(once(&seen, self->s[k].thread, true) ||
+				    once(&seen, self->s[k].thread, false));
+		ASSERT_TRUE(once(&seen, self->s[3].thread, false));
 		ASSERT_TRUE(once(&seen, self->r[0].thread, false));
 		/* a blocked thread comes itself only when a signal wakes it */
 		ASSERT_TRUE(once(&seen, self->r[1].thread, !self->kmod));
 		ASSERT_TRUE(once(&seen, me, true));
-		ASSERT_EQ(self->kmod ? 4 : 5, h.self);
+		came += h.self;
 		n++;
 	}
+	EXPECT_LT(2 * n, came);		/* the caller and, mostly, the spinning ones */
 	EXPECT_EQ(0, upreempt_thread_unregister(me));
 	for (int k = 0; k < 4; k++)
 		EXPECT_TRUE(ut_moves(&self->s[k]));
@@ -219,7 +223,8 @@ TEST_F_TIMEOUT(handshake, thread_in_a_region, 60)
 	EXPECT_EQ(1, upreempt_handshake(self->domain, note, &seen, ut_now() + 2 * UT_SEC, &h));
 	EXPECT_EQ(7, h.threads);
 	EXPECT_EQ(upreempt_thread_tid(g.thread), h.tid);
-	EXPECT_EQ(UPREEMPT_R_DISABLED, h.reason);
+	/* what the last look found: in the region, or waiting for a CPU in it */
+	EXPECT_TRUE(h.reason == UPREEMPT_R_DISABLED || h.reason == UPREEMPT_R_NOT_RUN);
 	EXPECT_TRUE(ut_in_spin(h.rip));
 	EXPECT_EQ(6, calls(&seen));
 	/* too late: it does not run it any more */

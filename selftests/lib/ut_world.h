@@ -179,9 +179,10 @@ static inline int ut_world_stop(struct upreempt_domain *domain, uint64_t grace_n
 {
 	UPREEMPT_OPTS(upreempt_world_opts, opts, .grace_ns = grace_ns, .deadline_ns = ut_limit());
 	int ret = upreempt_world_stop(domain, &opts, w);
+	static int remarks;
 	char text[600];
 
-	if (ret) {
+	if (ret && remarks++ < 10) {
 		upreempt_world_format(w, text, sizeof(text));
 		printf("# stop: %d, %s\n", ret, text);
 	}

@@ -114,6 +114,7 @@ struct upreempt_thread {
 	/* under domain->lock */
 	struct upreempt_thread *next, **pprev;
 	uint64_t serial;		/* rises with each registration */
+	bool leaving;			/* in upreempt_thread_detach() */
 	uint32_t gone;			/* atomic: no requests any more */
 	uint32_t users;			/* atomic: calls that use the handle now */
 	struct sig_thread *sig;

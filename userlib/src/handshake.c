@@ -313,7 +313,7 @@ int upreempt_handshake(struct upreempt_domain *d, upreempt_handshake_fn fn, void
 		upreempt_thread_exit(t);
 	}
 	__atomic_store_n(&d->hs_lock, 0, __ATOMIC_RELEASE);
-	up_futex_wake(&d->hs_lock, 1);
+	up_futex_wake(&d->hs_lock, INT32_MAX);	/* as up_unlock_raw() */
 	if (report)
 		memcpy(report, &h.r, sizeof(h.r));
 	return (int)h.r.unfinished;

@@ -30,8 +30,9 @@ void up_lock_raw(uint32_t *lock)
 
 void up_unlock_raw(uint32_t *lock)
 {
+	/* All: one who is stopped in his wait would keep the only wake-up to himself. */
 	if (__atomic_exchange_n(lock, 0, __ATOMIC_RELEASE) == 2)
-		up_futex_wake(lock, 1);
+		up_futex_wake(lock, INT32_MAX);
 }
 
 void up_lock(uint32_t *lock)

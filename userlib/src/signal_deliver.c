@@ -17,7 +17,8 @@
 #define CLEAR_FLAGS	(1U << 8 | 1U << 10 | 1U << 16 | 1U << 18)	/* TF DF RF AC */
 #define BACKOFF_MIN_US	20
 #define BACKOFF_MAX_US	1000
-#define POLL_FRAMES	512	/* signal_poll() and what it calls; a signal's frame is larger */
+/* signal_poll() and what it calls; the frame of a signal is larger */
+#define POLL_FRAMES	512
 
 static uint64_t segment_base(int which)
 {

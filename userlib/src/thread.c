@@ -59,6 +59,7 @@ int upreempt_thread_detach(struct upreempt_thread *t)
 
 	up_lock(&d->lock);		/* no upreempt_defer() is half way */
 	__atomic_store_n(&t->gone, 1, __ATOMIC_SEQ_CST);
+	t->leaving = true;
 	up_unlock(&d->lock);
 	upreempt_run_actions(t);
 	upreempt_world_abandon(d);
@@ -154,6 +155,7 @@ static struct upreempt_thread *new_handle(struct upreempt_domain *d)
 	/* gone stays 1 for those who come late, until it is complete again */
 	t->top = NULL;
 	t->muted = 0;
+	t->leaving = false;
 	t->hs.state = HS_IDLE;
 	t->kflags = 0;
 	return t;
@@ -184,7 +186,8 @@ static void link_handle(struct upreempt_domain *d, struct upreempt_thread *t)
 	/* A thread that died without its exit hooks left a handle for this slot. */
 	for (other = d->live; other; other = next) {
 		next = other->next;
-		if (other->index != t->index)
+		/* One that is leaving has given its slot back and unlinks itself. */
+		if (other->index != t->index || other->leaving)
 			continue;
 		__atomic_store_n(&other->gone, 1, __ATOMIC_RELEASE);
 		unlink_handle(d, other);
@@ -248,8 +251,9 @@ int upreempt_thread_register(struct upreempt_domain *d, const struct upreempt_th
 		up_unlock(&d->lock);
 		return ret;
 	}
-	link_handle(d, t);
+	/* From here on we may be stopped, but not with the lock that linking takes. */
 	upreempt_slot_self = t->slot;
+	link_handle(d, t);
 	upreempt_self = t;
 	__atomic_store_n(&t->gone, 0, __ATOMIC_RELEASE);
 	if (pthread_setspecific(exit_key, t)) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1 OR MIT
-/* Stopping the world: what is the same for both backends. The rest is kmod/world.c or signal_world.c. */
+/* Stopping the world: what is the same for both backends; the rest: kmod/world.c, signal_world.c */
 #include "backend.h"
 #include <dlfcn.h>
 #include <errno.h>
@@ -14,7 +14,7 @@
 int upreempt_world_stop(struct upreempt_domain *d, const struct upreempt_world_opts *opts,
 			struct upreempt_world *report)
 {
-	struct upreempt_world own, *r = report ? report : &own;
+	struct upreempt_world own = { 0 }, *r = report ? report : &own;
 	struct upreempt_world_opts o;
 	int ret;
 
