@@ -532,7 +532,8 @@ int up_thread_register(struct up_domain *d, struct upreempt_register *reg)
 	WRITE_ONCE(slot->tid, t->tid);
 
 	preempt_disable();
-	/* Before an IPI can find it. */
+	/* An IPI finds all of it or nothing. */
+	local_irq_disable();
 	atomic_inc(&d->nr_threads);
 	up_world_running(t);
 	atomic_set(&t->where, smp_processor_id());
@@ -540,7 +541,6 @@ int up_thread_register(struct up_domain *d, struct upreempt_register *reg)
 	rcu_assign_pointer(d->threads[t->index], t);
 	/* A stop of the world that did not see us: we see it, as in sched_in (F). */
 	smp_mb();
-	local_irq_disable();
 	if (up_wanted(t))
 		up_on_cpu(t, UP_FROM_SELF);
 	local_irq_enable();

@@ -248,11 +248,7 @@ void up_world_sched_in(struct up_thread *t)
 	raw_spin_unlock_irqrestore(&w->lock, flags);
 }
 
-/*
- * Context: @t is current, in the kernel, interrupts off. In a system call whose return the
- * hook watches it is stopped. Where the hook could not be armed it may come back before the
- * retry timer: it has to be waited for.
- */
+/* Context: @t is current, interrupts off. In a system call that the hook watches it stands. */
 void up_world_on_cpu(struct up_thread *t, const struct pt_regs *regs)
 {
 	struct up_world *w = &t->domain->world;
@@ -260,15 +256,12 @@ void up_world_on_cpu(struct up_thread *t, const struct pt_regs *regs)
 	if (!up_world_stopped(w) || !up_in_syscall(regs))
 		return;
 	raw_spin_lock(&w->lock);
-	/* One that has come to POLL while it was waited for is the hook's. */
-	if (up_concerned(t) && (up_state(t) == UP_W_NONE ||
-				(up_state(t) == UP_W_LATE && !t->cooperating))) {
+	/* One that came to POLL while it was waited for is the hook's. */
+	if (up_concerned(t) && up_state(t) <= (t->cooperating ? UP_W_NONE : UP_W_LATE)) {
 		if (!user_64bit_mode((struct pt_regs *)regs))
 			up_world_late(t, UPREEMPT_R_NOT_64BIT, regs->ip);
 		else if (t->armed)
 			up_world_stood(t, UP_W_BLOCKED, regs->ip);
-		else
-			up_world_late(t, UPREEMPT_R_NOT_RUN, regs->ip);
 	}
 	raw_spin_unlock(&w->lock);
 }
@@ -460,8 +453,12 @@ static void up_world_ipi(void *info)
 		up_world_on_cpu(t, regs);
 	}
 	raw_spin_lock(&w->lock);
-	/* A listed thread is in finish_task_switch(): its sched_in is about to come. */
-	if (t && up_concerned(t) && !t->w_listed && !up_in_syscall(regs))
+	/*
+	 * A listed thread is in finish_task_switch(): its sched_in is about to come. One that is
+	 * in a system call and could not be armed may be back before the retry timer.
+	 */
+	if (t && up_concerned(t) && !t->w_listed &&
+	    (!up_in_syscall(regs) || (c->want == w->epoch && up_state(t) == UP_W_NONE)))
 		up_world_late(t, UPREEMPT_R_NOT_RUN, regs->ip);
 	if (c->want == w->epoch) {
 		c->want = 0;
