@@ -432,27 +432,19 @@ static int up_register_check(const struct upreempt_register *reg)
 /* Under domain->mutex: the slot for the current thread, or -errno. */
 static int up_register_slot(struct up_domain *d, u32 wanted)
 {
-	int slot = wanted == UPREEMPT_ANY_SLOT ? -ENOSPC : (int)wanted;
 	u32 i;
 
 	if (wanted != UPREEMPT_ANY_SLOT && wanted >= d->nr_slots)
 		return -EINVAL;
-	for (i = 0; i < d->nr_slots; i++) {
-		struct up_thread *t;
-		bool same;
-
-		rcu_read_lock();
-		t = rcu_dereference(d->threads[i]);
-		same = t && t->task == current;
-		rcu_read_unlock();
-		if (same)
-			return -EEXIST;
-		if (!t && slot == -ENOSPC)
-			slot = i;
-		if (t && slot == (int)i)
-			slot = -EBUSY;
-	}
-	return slot;
+	/* Not by a walk over all slots: ten thousand threads take a second for that. */
+	if (up_thread_in(current, d))
+		return -EEXIST;
+	if (wanted != UPREEMPT_ANY_SLOT)
+		return rcu_access_pointer(d->threads[wanted]) ? -EBUSY : (int)wanted;
+	for (i = 0; i < d->nr_slots; i++)
+		if (!rcu_access_pointer(d->threads[i]))
+			return i;
+	return -ENOSPC;
 }
 
 static void up_thread_init(struct up_thread *t, struct up_domain *d, u32 index,

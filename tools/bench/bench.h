@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: LGPL-2.1 OR MIT */
 /*
  * upreempt-bench: one file measures what needs two CPUs (cross.c), one what needs
- * one (single.c), one writes the results (report.c).
+ * one (single.c), one what stopping many threads takes (stw.c, with crew.h), one
+ * writes the results (report.c).
  *
  * Peers are measured in turns, a batch of samples at a time, so that whatever else
  * the machine does hits all of them; the first samples of a batch are not counted,
- * because they pay for what the peer before did to caches and TLBs. Times come from the time stamp counter;
- * with --icount that counts instructions and nothing is converted.
+ * because they pay for what the peer before did to caches and TLBs. Times come from
+ * the time stamp counter; with --icount that counts instructions and nothing is
+ * converted.
  */
 #ifndef BENCH_H
 #define BENCH_H
@@ -17,10 +19,13 @@
 #include <x86intrin.h>
 #include <upreempt/upreempt.h>
 
+#define MAX_CPUS	64
+#define MAX_SERIES	128
+
 struct series {
 	const char *name;
-	const char *backend;		/* "kmod", "signal", or "-" */
-	const char *unit;		/* "ns", "instructions", "ratio" */
+	const char *backend;		/* "kmod", "signal", a peer, or "-" */
+	const char *unit;		/* "ns", "instructions", "ratio", "%", "count" */
 	double *samples;
 	size_t n, max, skip;
 };
@@ -28,9 +33,10 @@ struct series {
 struct bench {
 	bool icount, quick;
 	double tick_ns;			/* of the time stamp counter */
-	int cpu[2];			/* cpu[1] -1: there is only one */
+	int cpu[MAX_CPUS];		/* those to use; cpu[1] -1: there is only one */
+	int nr_cpus;
 	bool kmod;			/* the module is there */
-	struct series series[64];
+	struct series series[MAX_SERIES];
 	int nr_series;
 };
 
@@ -88,8 +94,13 @@ int report_json(const char *path);
 /* merge.c: join the files that report_json() wrote */
 int merge(const char *out, char **files, int n);
 
-/* cross.c, single.c */
+/* cross.c, single.c, storm.c */
 void cross_run(void);
 void single_run(void);
+void storm_run(void);
+
+/* stw.c: all of it on two CPUs, or what depends on the number of CPUs */
+void stw_run(void);
+void stw_run_cpus(void);
 
 #endif

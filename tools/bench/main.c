@@ -15,6 +15,7 @@ static const char usage_text[] =
 "usage: upreempt-bench [-o FILE] [--quick]           measure times; a table, and JSON to FILE (- for stdout)\n"
 "       upreempt-bench [-o FILE] --icount            count instructions: in a machine with one CPU whose clock\n"
 "                                                    counts them (QEMU -icount shift=0)\n"
+"       upreempt-bench [-o FILE] [--quick] --cpus    only what stopping one thread on each CPU takes\n"
 "       upreempt-bench --merge -o FILE A.json B.json join what -o wrote\n"
 "\n"
 "examples:\n"
@@ -50,9 +51,10 @@ static void find_cpus(void)
 
 	if (sched_getaffinity(0, sizeof(set), &set))
 		fail("sched_getaffinity", errno);
-	for (int i = 0; i < CPU_SETSIZE && n < 2; i++)
+	for (int i = 0; i < CPU_SETSIZE && n < MAX_CPUS; i++)
 		if (CPU_ISSET(i, &set))
 			bench.cpu[n++] = i;
+	bench.nr_cpus = n;
 }
 
 static uint64_t now_ns(void)
@@ -78,6 +80,7 @@ int main(int argc, char **argv)
 	static const struct option options[] = {
 		{ "icount", no_argument, NULL, 'i' },
 		{ "quick", no_argument, NULL, 'q' },
+		{ "cpus", no_argument, NULL, 'c' },
 		{ "merge", no_argument, NULL, 'm' },
 		{ "output", required_argument, NULL, 'o' },
 		{ "help", no_argument, NULL, 'h' },
@@ -85,7 +88,7 @@ int main(int argc, char **argv)
 	};
 	struct upreempt_info info = { .size = sizeof(info) };
 	const char *out = NULL;
-	bool merging = false;
+	bool merging = false, cpus = false;
 	int c, err;
 
 	while ((c = getopt_long(argc, argv, "o:h", options, NULL)) != -1) {
@@ -95,6 +98,9 @@ int main(int argc, char **argv)
 			break;
 		case 'q':
 			bench.quick = true;
+			break;
+		case 'c':
+			cpus = true;
 			break;
 		case 'm':
 			merging = true;
@@ -128,13 +134,20 @@ int main(int argc, char **argv)
 	if (err)
 		fail("upreempt_get_info", -err);
 	bench.kmod = info.kmod_usable;
-	printf("upreempt-bench: %s, %s, module %s\n", bench.icount ? "counting instructions" :
-	       "measuring times", bench.cpu[1] < 0 ? "one CPU" : "two CPUs",
-	       bench.kmod ? "in use" : "not there");
+	printf("upreempt-bench: %s, CPUs: %d, module %s\n", bench.icount ? "counting instructions" :
+	       "measuring times", bench.nr_cpus, bench.kmod ? "in use" : "not there");
 	pin(bench.cpu[0]);
-	single_run();
-	if (!bench.icount && bench.cpu[1] >= 0)
-		cross_run();
+	if (cpus) {
+		stw_run_cpus();
+	} else {
+		single_run();
+		if (bench.icount)
+			storm_run();
+		else if (bench.cpu[1] >= 0) {
+			cross_run();
+			stw_run();
+		}
+	}
 	report_table();
 	if (out && report_json(out))
 		fail(out, errno);

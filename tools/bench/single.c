@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1 OR MIT
 /*
  * What one CPU shows: the ways of a request to oneself and of raise(), what a region
- * costs, and what a thread pays for being registered while nobody asks for it.
+ * or a poll costs, and what a thread pays for being registered while nobody asks for it.
  */
 #include "bench.h"
 #include <errno.h>
@@ -140,6 +140,59 @@ __attribute__((noipa)) static uint64_t empty_loop(void)
 	for (int i = 0; i < CALLS; i++)
 		__asm__ volatile("" : : : "memory");
 	return ticks() - t0;
+}
+
+__attribute__((noipa)) static uint64_t poll_loop(void)
+{
+	uint64_t t0 = ticks();
+
+	for (int i = 0; i < CALLS; i++)
+		upreempt_poll();
+	return ticks() - t0;
+}
+
+__attribute__((noipa)) static uint64_t poll_load_loop(void)
+{
+	uint64_t t0 = ticks();
+
+	for (int i = 0; i < CALLS; i++)
+		upreempt_poll_load();
+	return ticks() - t0;
+}
+
+__attribute__((noipa)) static uint64_t poll_counted_loop(void)
+{
+	uint64_t t0 = ticks();
+
+	for (int i = 0; i < CALLS; i++)
+		upreempt_poll_counted(1000);
+	return ticks() - t0;
+}
+
+/* What each way to come by oneself adds to a turn of a loop when nobody waits */
+static void polls(struct upreempt_domain *domain, const char *backend)
+{
+	struct {
+		const char *name;
+		uint64_t (*loop)(void);
+		struct series *s;
+	} kinds[] = {
+		{ .name = "poll_untaken", .loop = poll_loop },
+		{ .name = "poll_untaken_load", .loop = poll_load_loop },
+		{ .name = "poll_untaken_counted", .loop = poll_counted_loop },
+	};
+	struct upreempt_thread *me = enter(domain);
+	int n = rounds(bench.icount ? 100 : 1000);
+
+	for (int k = 0; k < 3; k++)
+		kinds[k].s = series_new(kinds[k].name, backend, NULL, 1000);
+	for (int i = 0; i < n; i++)
+		for (int k = 0; k < 3; k++) {
+			double empty = empty_loop(), full = kinds[k].loop();
+
+			series_add(kinds[k].s, shown((full > empty ? full - empty : 0) / CALLS));
+		}
+	leave(me);
 }
 
 static void regions(struct upreempt_domain *domain, const char *backend)
@@ -318,6 +371,7 @@ void single_run(void)
 		self_requests(module, "kmod", raised);
 	}
 	regions(module ? module : signals, module ? "kmod" : "signal");
+	polls(module ? module : signals, module ? "kmod" : "signal");
 	upreempt_domain_close(signals);
 	upreempt_domain_close(module);
 }

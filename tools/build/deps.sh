@@ -7,6 +7,7 @@ set -euo pipefail
 
 BUILD="make gcc g++ libc6-dev binutils pkg-config xz-utils bzip2 gcc-12 linux-compiler-gcc-12-x86
 	libelf1 libssl3 pahole bpftool clang llvm libbpf-dev libelf-dev libdw-dev zlib1g-dev kmod perl file"
+BENCH="golang-go"
 VM="qemu-system-x86 cpio procps iproute2 util-linux"
 CHECK="sparse shellcheck cppcheck mandoc gdb python3-sphinx"
 
@@ -16,7 +17,8 @@ for set in "${@:-build}"; do
 	# shellcheck disable=SC2206
 	case $set in
 	build) packages+=($BUILD) ;;
-	run | bench) packages+=($BUILD $VM) ;;
+	run) packages+=($BUILD $VM) ;;
+	bench) packages+=($BUILD $VM $BENCH) ;;
 	check) packages+=($BUILD $VM $CHECK) ;;
 	*) die "unknown set '$set' (build, run, bench or check)" ;;
 	esac
