@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1 OR MIT
-/* Proves M4, M11, U10: what a stop of the world meets on its way: hooks, timers, CPUs, other stops. */
+/* Proves M4, M11, U10: what a stop of the world meets on its way: hooks, timers, other stops. */
 #include "kselftest_harness.h"
 #include <signal.h>
 #include <sys/wait.h>
