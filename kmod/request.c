@@ -144,7 +144,8 @@ void up_attention_update(struct up_thread *t)
 		WRITE_ONCE(slot->at_gate, READ_ONCE(t->gates));
 	}
 	/* HOLD, CLOSE and a stop may need the timer too: up_arm() could not arm the hook. */
-	if (!attention && !up_world_holds(t) && t->timer_ns && hrtimer_try_to_cancel(&t->timer) >= 0)
+	if (!attention && !up_world_holds(t) && t->timer_ns &&
+	    hrtimer_try_to_cancel(&t->timer) >= 0)
 		t->timer_ns = 0;
 }
 
@@ -182,8 +183,9 @@ void __up_request_complete(struct up_thread *t, struct up_request *r,
 
 	t->count.outcomes[outcome]++;
 	t->backoff_ns = 0;
-	if (ev->kind == UPREEMPT_STOP && (outcome == UPREEMPT_LANDED ||
-	    outcome == UPREEMPT_COOPERATED || outcome == UPREEMPT_BLOCKED)) {
+	if (ev->kind == UPREEMPT_STOP &&
+	    (outcome == UPREEMPT_LANDED || outcome == UPREEMPT_COOPERATED ||
+	     outcome == UPREEMPT_BLOCKED)) {
 		r->held = true;
 		t->hold++;
 	}

@@ -78,7 +78,7 @@ bool up_world_owned_by(const struct up_thread *t)
 	return READ_ONCE(t->domain->world.owner) == t->task;
 }
 
-/* ---- the states of a thread: all under world->lock ------------------------------------ */
+/* ---- the states of a thread: all under world->lock ----------------------------------- */
 
 static enum up_world_state up_state(const struct up_thread *t)
 {
@@ -206,7 +206,7 @@ static void up_world_classify(struct up_thread *t)
 	WRITE_ONCE(up_slot(t)->pending, 1);
 }
 
-/* ---- what the rest of the module tells us ------------------------------------------------ */
+/* ---- what the rest of the module tells us -------------------------------------------- */
 
 /* Context: the thread itself, in sched_out under rq->lock; its frame is final. */
 void up_world_sched_out(struct up_thread *t, const struct pt_regs *regs)
@@ -319,7 +319,7 @@ bool up_world_waits(const struct up_thread *t)
 	       READ_ONCE(t->w_state) == UP_W_LATE;
 }
 
-/* ---- release ---------------------------------------------------------------------------------- */
+/* ---- release ------------------------------------------------------------------------- */
 
 /* Under world->lock. The caller wakes w->gate and w->owners. */
 static void up_world_release_locked(struct up_domain *d)
@@ -338,10 +338,8 @@ static void up_world_release_locked(struct up_domain *d)
 }
 
 /*
- * The thread leaves: it needs no waiting for, and its world stands no longer. A stop counts it
- * or holds it: both are decided here. Any context, under t->lock.
- * @by_itself: it does not leave while it is held
- * Return: whether it has left.
+ * The thread leaves, unless it does so @by_itself and is held: it is not waited for, and its
+ * world stands no longer. Any context, under t->lock.
  */
 bool up_world_gone(struct up_thread *t, bool by_itself)
 {
@@ -426,7 +424,7 @@ static enum hrtimer_restart up_world_timer(struct hrtimer *timer)
 	return again ? HRTIMER_RESTART : HRTIMER_NORESTART;
 }
 
-/* ---- the IPI ---------------------------------------------------------------------------------- */
+/* ---- the IPI ------------------------------------------------------------------------- */
 
 /* current's registration in @d. */
 static struct up_thread *up_registered(struct up_domain *d)
@@ -453,10 +451,8 @@ static void up_world_ipi(void *info)
 		up_world_on_cpu(t, regs);
 	}
 	raw_spin_lock(&w->lock);
-	/*
-	 * A listed thread is in finish_task_switch(): its sched_in is about to come. One that is
-	 * in a system call and could not be armed may be back before the retry timer.
-	 */
+	/* A listed thread is in finish_task_switch(): its sched_in is about to come. */
+	/* One in a system call that could not be armed may be back before the retry timer. */
 	if (t && up_concerned(t) && !t->w_listed &&
 	    (!up_in_syscall(regs) || (c->want == w->epoch && up_state(t) == UP_W_NONE)))
 		up_world_late(t, UPREEMPT_R_NOT_RUN, regs->ip);
@@ -539,7 +535,7 @@ static void up_world_walk(struct up_domain *d)
 	}
 }
 
-/* ---- the stopper --------------------------------------------------------------------------------- */
+/* ---- the stopper --------------------------------------------------------------------- */
 
 /* The rest of @deadline_ns (0: none), for the wait_event family. */
 static ktime_t up_time_left(u64 deadline_ns)
@@ -553,27 +549,33 @@ static ktime_t up_time_left(u64 deadline_ns)
 }
 
 /* Return: 0, 1 (is ours), -EAGAIN (another's), -EDEADLK: one whom a STOP holds stops nobody. */
-static int up_world_try(struct up_world *w, struct up_thread *self)
+static int up_world_claim(struct up_world *w, bool held)
 {
 	unsigned long flags;
 	int ret = 0;
 
-	local_irq_save(flags);
-	if (self)
-		raw_spin_lock(&self->lock);
-	raw_spin_lock(&w->lock);
+	raw_spin_lock_irqsave(&w->lock, flags);
 	if (w->owner) {
 		ret = w->owner == current ? 1 : -EAGAIN;
-	} else if (self && self->hold) {
+	} else if (held) {
 		ret = -EDEADLK;
 	} else {
 		w->owner = current;
 		w->tid = task_pid_vnr(current);
 	}
-	raw_spin_unlock(&w->lock);
-	if (self)
-		raw_spin_unlock(&self->lock);
-	local_irq_restore(flags);
+	raw_spin_unlock_irqrestore(&w->lock, flags);
+	return ret;
+}
+
+static int up_world_try(struct up_world *w, struct up_thread *self)
+{
+	int ret;
+
+	if (!self)
+		return up_world_claim(w, false);
+	raw_spin_lock_irq(&self->lock);
+	ret = up_world_claim(w, self->hold);
+	raw_spin_unlock_irq(&self->lock);
 	return ret;
 }
 
@@ -860,7 +862,7 @@ void up_world_slowest(struct up_domain *d, struct upreempt_world_thread *slowest
 	raw_spin_unlock_irq(&d->world.lock);
 }
 
-/* ---- the domain's life ------------------------------------------------------------------------ */
+/* ---- the domain's life --------------------------------------------------------------- */
 
 int up_world_init(struct up_domain *d)
 {
@@ -912,5 +914,4 @@ void up_world_free(struct up_domain *d)
 		put_task_struct(w->owner_ref);
 	free_percpu(w->cpus);
 	w->cpus = NULL;		/* SETUP may have failed: we are called again */
-	w->owner_ref = NULL;
 }

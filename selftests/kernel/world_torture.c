@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1 OR MIT
-/* Proves M4, M11: threads that do everything at once, and nothing moves while the world is stopped. */
+/* Proves M4, M11: threads do everything at once, and nothing moves in a stopped world. */
 #include "kselftest_harness.h"
 #include <poll.h>
 #include <signal.h>
@@ -245,7 +245,8 @@ TEST(everything_at_once)
 			       (unsigned long long)s[i].bad.late[0].rip,
 			       (unsigned long long)s[i].bad.late[0].ns / 1000);
 		}
-		TH_LOG("%llu stops, %llu us on average, %llu at most: %llu landed, %llu preempted, %llu cooperated, %llu blocked",
+		TH_LOG("%llu stops, %llu us on average, %llu at most: %llu landed, "
+		       "%llu preempted, %llu cooperated, %llu blocked",
 		       (unsigned long long)s[i].stops,
 		       (unsigned long long)(s[i].ns / (s[i].stops ?: 1) / 1000),
 		       (unsigned long long)s[i].max_ns / 1000, (unsigned long long)s[i].kinds[0],

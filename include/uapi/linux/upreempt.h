@@ -89,7 +89,7 @@ enum upreempt_reason {
 	UPREEMPT_R_HELD		= 18,	/* another STOP holds the thread */
 	UPREEMPT_R_NO_GATE	= 19,	/* the mapping that holds the gate is gone: final at once */
 	UPREEMPT_R_EXCEPTION	= 20,	/* in a page fault or another exception in the kernel */
-	UPREEMPT_R_JOBCTL	= 21,	/* stopped by SIGSTOP or its like where it may not be held */
+	UPREEMPT_R_JOBCTL	= 21,	/* stopped by SIGSTOP where it may not be held */
 	UPREEMPT_R_TRACED	= 22,	/* stopped by a debugger where it may not be held */
 	UPREEMPT_R_STOPPER	= 23,	/* STOP: it has stopped the world itself */
 	UPREEMPT_R_GRACE	= 24,	/* its time to come by itself is not over */
@@ -188,8 +188,8 @@ struct upreempt_slot {
 	__u32 done_outcome;		/* its outcome; stored before done_seq */
 	__u32 held;			/* STOP requests that hold the thread */
 	__u32 at_gate;			/* not 0: on its way into the gate: do not unmap it */
-	__u32 poll;			/* not 0: come to UPREEMPT_IOC_POLL; the program clears it */
-	__u64 trigger;			/* an address to load from, as a poll: see UPREEMPT_IOC_POLL */
+	__u32 poll;			/* not 0: come to POLL; the program clears it */
+	__u64 trigger;			/* an address to load from, as a poll: see POLL */
 	__u64 reserved0[3];
 	/* written by the thread */
 	__u32 nopreempt;		/* not 0: REDIRECT and STOP are deferred (R_DISABLED) */
@@ -286,7 +286,7 @@ struct upreempt_request {
 	__u64 cookie;			/* the caller's, comes back in the event */
 	__u64 deadline_ns;		/* absolute; 0: none */
 	__u64 seq;			/* out */
-	__u64 grace_ns;			/* time for the thread to come by itself; 0: force at once */
+	__u64 grace_ns;			/* time to come by itself; 0: force at once */
 	__u64 reserved[2];		/* 0 */
 	struct upreempt_event event;	/* out, with WAIT */
 };
