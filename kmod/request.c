@@ -361,6 +361,11 @@ static bool up_request_room(const struct up_thread *t)
 	return READ_ONCE(t->dead);
 }
 
+static bool up_room_or_wanted(const struct up_thread *t, const struct up_thread *self)
+{
+	return up_request_room(t) || (self && READ_ONCE(self->attention) & UP_ATT_WANTED);
+}
+
 /**
  * up_request_await_room - wait until the thread can take one more request
  * @t: the target
@@ -373,14 +378,14 @@ int up_request_await_room(struct up_thread *t, u64 deadline_ns)
 {
 	struct up_thread *self = up_thread_current();
 	u64 now = ktime_get_ns();
+	ktime_t left;
 	int ret;
 
 	if (t->task == current || (deadline_ns && deadline_ns <= now))
 		return -EAGAIN;
+	left = deadline_ns ? min_t(u64, deadline_ns - now, KTIME_MAX) : KTIME_MAX;
 	up_waits_for(self, t);
-	ret = wait_event_interruptible_hrtimeout(t->wait, up_request_room(t) ||
-			(self && READ_ONCE(self->attention) & UP_ATT_WANTED),
-			deadline_ns ? min_t(u64, deadline_ns - now, KTIME_MAX) : KTIME_MAX);
+	ret = wait_event_interruptible_hrtimeout(t->wait, up_room_or_wanted(t, self), left);
 	up_waits_for(self, NULL);
 	if (ret)
 		return ret == -ETIME ? -EAGAIN : ret;
