@@ -34,7 +34,6 @@
 #include "world.h"
 #include "trace.h"
 
-
 DEFINE_PER_CPU(unsigned long, up_running);
 
 void up_world_running(const struct up_thread *t)
