@@ -87,19 +87,23 @@ static struct sample sample(struct crew *c, const struct peer *p)
 	return s;
 }
 
-/* Who was stopped asleep and who was woken: known for the whole turn only */
+/*
+ * They rest between two samples: where the host has less CPUs to give than the machine
+ * has, it takes them from those that never rest, and the shorter a peer's stop the less
+ * would its spinners rest.
+ */
 static void turn(struct crew *c, const struct peer *p, struct sample *all, uint32_t n)
 {
-	uint64_t slept;
+	for (uint32_t i = 0; i < n; i++) {
+		uint64_t slept;
 
-	crew_spin(c);
-	slept = p->counts ? crew_sleeps(c) : 0;
-	for (uint32_t i = 0; i < n; i++)
+		crew_spin(c);
+		slept = p->counts ? crew_sleeps(c) : 0;
 		all[i] = sample(c, p);
-	slept = p->counts ? crew_sleeps(c) - slept : 0;
-	for (uint32_t i = 0; p->counts && i < n; i++)
-		all[i].wakeups += (double)slept / n;
-	crew_rest(c);
+		if (p->counts)
+			all[i].wakeups += crew_sleeps(c) - slept;
+		crew_rest(c);
+	}
 }
 
 static _Noreturn void child(const struct peer *p, int in, int out)
