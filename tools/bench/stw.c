@@ -88,22 +88,28 @@ static struct sample sample(struct crew *c, const struct peer *p)
 }
 
 /*
- * They rest between two samples: where the host has less CPUs to give than the machine
- * has, it takes them from those that never rest, and the shorter a peer's stop the less
- * would its spinners rest.
+ * Who is compared with other crews, or runs on more than two CPUs, rests between two
+ * samples: where the host has less CPUs to give, it takes them from those that never rest,
+ * and the shorter a stop the less would the spinners rest. Who is compared with an IPI
+ * does not, since that would leave all caches cold.
  */
 static void turn(struct crew *c, const struct peer *p, struct sample *all, uint32_t n)
 {
-	for (uint32_t i = 0; i < n; i++) {
-		uint64_t slept;
+	bool rest = bench.nr_cpus > 2 || c->blocked || p->counts;
 
-		crew_spin(c);
-		slept = p->counts ? crew_sleeps(c) : 0;
+	crew_spin(c);
+	for (uint32_t i = 0; i < n; i++) {
+		uint64_t slept = p->counts ? crew_sleeps(c) : 0;
+
 		all[i] = sample(c, p);
 		if (p->counts)
 			all[i].wakeups += crew_sleeps(c) - slept;
-		crew_rest(c);
+		if (rest) {
+			crew_rest(c);
+			crew_spin(c);
+		}
 	}
+	crew_rest(c);
 }
 
 static _Noreturn void child(const struct peer *p, int in, int out)
