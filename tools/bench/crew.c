@@ -218,7 +218,7 @@ void crew_spin(struct crew *c)
 void crew_rest(struct crew *c)
 {
 	set_mode(c, REST);
-	usleep(200);		/* until they sleep */
+	usleep(500);		/* until they sleep, and a little longer */
 }
 
 void crew_moved(const struct crew *c)

@@ -2,14 +2,16 @@
 /*
  * On one CPU a hundred threads ask for one that must not be stopped for long: how much
  * of its speed does it keep? Each asks, waits until its request's deadline has passed,
- * and asks again at once; one that is refused, because too many requests are on their
- * way, tries again after the same time. Compared with the same threads waking as often
- * and asking for nothing: switching to them costs more than what they ask for, and is
- * theirs.
+ * and asks again at once; one for whom there was no room, because too many requests are
+ * on their way, has waited for it as long. Compared with the same threads waking at the
+ * same times and asking for nothing: switching to them costs more than what they ask
+ * for, and is theirs.
  */
 #include "bench.h"
 #include <errno.h>
 #include <pthread.h>
+#include <sys/prctl.h>
+#include <time.h>
 #include <unistd.h>
 
 #define REQUESTERS	100
@@ -42,23 +44,31 @@ static void *target_main(void *arg)
 	return NULL;
 }
 
+static void sleep_until(uint64_t ns)
+{
+	struct timespec ts = { ns / 1000000000, ns % 1000000000 };
+
+	clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &ts, NULL);
+}
+
+/* arg: the first time, different for each */
 static void *requester_main(void *arg)
 {
-	UPREEMPT_OPTS(upreempt_request_opts, o, .kind = UPREEMPT_REDIRECT);
+	UPREEMPT_OPTS(upreempt_request_opts, o, .kind = UPREEMPT_REDIRECT,
+		      .deadline_ns = (uintptr_t)arg);
 	struct upreempt_event ev;
 
-	(void)arg;
+	/* As exact as a request's deadline: sleepers that wake together are cheaper. */
+	prctl(PR_SET_TIMERSLACK, 1);
+	sleep_until(o.deadline_ns);
 	while (!__atomic_load_n(&done, __ATOMIC_RELAXED)) {
-		int err;
+		int err = -EAGAIN;
 
-		if (!__atomic_load_n(&asking, __ATOMIC_RELAXED)) {
-			usleep(PERIOD_US);
-			continue;
-		}
-		o.deadline_ns = upreempt_deadline(PERIOD_US * 1000);
-		err = upreempt_request(target, &o, &ev);
+		o.deadline_ns += PERIOD_US * 1000;
+		if (__atomic_load_n(&asking, __ATOMIC_RELAXED))
+			err = upreempt_request(target, &o, &ev);
 		if (err == -EAGAIN)
-			usleep(PERIOD_US);
+			sleep_until(o.deadline_ns);
 		else if (err || ev.outcome != UPREEMPT_UNSAFE)
 			fail("a request was not in vain", -err);
 	}
@@ -86,6 +96,7 @@ void storm_run(void)
 				      100);
 	pthread_t thread, requesters[REQUESTERS];
 	struct upreempt_domain *domain;
+	uint64_t begin;
 	int err = upreempt_domain_open(&o, &domain);
 
 	if (err)
@@ -97,8 +108,10 @@ void storm_run(void)
 			out_of_patience("a target's start");
 		usleep(1000);
 	}
+	begin = upreempt_deadline(PERIOD_US * 1000);
 	for (int i = 0; i < REQUESTERS; i++)
-		if (pthread_create(&requesters[i], NULL, requester_main, NULL))
+		if (pthread_create(&requesters[i], NULL, requester_main,
+				   (void *)(uintptr_t)(begin + i * PERIOD_US * 1000 / REQUESTERS)))
 			fail("pthread_create", EAGAIN);
 	for (int i = 0; i < (bench.quick ? 1 : 5); i++) {
 		double quiet = speed(false);

@@ -87,18 +87,28 @@ static struct sample sample(struct crew *c, const struct peer *p)
 	return s;
 }
 
-/* Who was stopped asleep and who was woken: known for the whole turn only */
+/*
+ * Who is compared with other crews, or runs on more than two CPUs, rests between two
+ * samples: where the host has less CPUs to give, it takes them from those that never rest,
+ * and the shorter a stop the less would the spinners rest. Who is compared with an IPI
+ * does not, since that would leave all caches cold.
+ */
 static void turn(struct crew *c, const struct peer *p, struct sample *all, uint32_t n)
 {
-	uint64_t slept;
+	bool rest = bench.nr_cpus > 2 || c->blocked || p->counts;
 
 	crew_spin(c);
-	slept = p->counts ? crew_sleeps(c) : 0;
-	for (uint32_t i = 0; i < n; i++)
+	for (uint32_t i = 0; i < n; i++) {
+		uint64_t slept = p->counts ? crew_sleeps(c) : 0;
+
 		all[i] = sample(c, p);
-	slept = p->counts ? crew_sleeps(c) - slept : 0;
-	for (uint32_t i = 0; p->counts && i < n; i++)
-		all[i].wakeups += (double)slept / n;
+		if (p->counts)
+			all[i].wakeups += crew_sleeps(c) - slept;
+		if (rest) {
+			crew_rest(c);
+			crew_spin(c);
+		}
+	}
 	crew_rest(c);
 }
 

@@ -47,25 +47,38 @@ func moved(spinners []spinner) {
 	}
 }
 
-func turn(spinners []spinner, n uint32) []float64 {
-	var stats runtime.MemStats
-
-	out := make([]float64, 0, 3*n)
+func begin(spinners []spinner) {
 	atomic.StoreInt32(&spinning, 1)
 	for i := range spinners {
 		go spin(&spinners[i])
 	}
 	moved(spinners)
+}
+
+func end() {
+	atomic.StoreInt32(&spinning, 0)
+	for atomic.LoadInt32(&running) != 0 {
+		time.Sleep(100 * time.Microsecond)
+	}
+	time.Sleep(500 * time.Microsecond)
+}
+
+func turn(spinners []spinner, n uint32) []float64 {
+	var stats runtime.MemStats
+
+	out := make([]float64, 0, 3*n)
+	begin(spinners)
 	for ; n > 0; n-- {
 		t := time.Now()
 		runtime.ReadMemStats(&stats)
 		out = append(out, float64(time.Since(t).Nanoseconds()), -1, -1)
 		moved(spinners)
+		if runtime.NumCPU() > 2 { // as in stw.c
+			end()
+			begin(spinners)
+		}
 	}
-	atomic.StoreInt32(&spinning, 0)
-	for atomic.LoadInt32(&running) != 0 {
-		time.Sleep(100 * time.Microsecond)
-	}
+	end()
 	return out
 }
 
