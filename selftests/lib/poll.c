@@ -127,8 +127,9 @@ TEST_F_TIMEOUT(poll, world_comes_by_itself, 90)
 		ASSERT_TRUE(moves(&self->p) && moves(&more[0]) && moves(&more[1]));
 		n++;
 	}
+	/* 99.9 %, and one in a run of less than a thousand: it may be found inside its poll */
 	if (COMES) {
-		EXPECT_LE(all * 999, came * 1000);
+		EXPECT_LE(all * 999, (came + 1) * 1000);
 	} else {
 		EXPECT_EQ(0, came);
 	}
