@@ -102,7 +102,7 @@ void up_frame_requests(struct up_thread *t, const struct pt_regs *regs)
 			up_request_note(t, r, UPREEMPT_R_GRACE, cap->rip);
 			continue;
 		}
-		if (r->flags & UPREEMPT_REQ_RING && !up_ring_has_room(t->domain)) {
+		if (!up_request_room_for_record(t, r)) {
 			up_request_defer(t, r, UPREEMPT_R_RING_FULL, cap->rip);
 			up_retry_later(t);
 			continue;
@@ -133,6 +133,7 @@ void up_frame_requests(struct up_thread *t, const struct pt_regs *regs)
 						cap->rip);
 			break;
 		}
+		up_request_no_record(t, r);
 	}
 unlock:
 	raw_spin_unlock(&t->lock);
@@ -386,11 +387,11 @@ static void up_redirect(struct up_thread *t, struct up_request *r, struct pt_reg
 }
 
 /* What the hook says to one request: NONE grants it. */
-static enum upreempt_reason up_verdict(struct up_thread *t, const struct up_request *r,
+static enum upreempt_reason up_verdict(struct up_thread *t, struct up_request *r,
 				       const struct pt_regs *regs,
 				       const struct upreempt_regs *cap, bool held, bool redirected)
 {
-	if (r->flags & UPREEMPT_REQ_RING && !up_ring_has_room(t->domain))
+	if (!up_request_room_for_record(t, r))
 		return UPREEMPT_R_RING_FULL;
 	switch (r->event.kind) {
 	case UPREEMPT_STOP:
@@ -436,6 +437,7 @@ static void up_hook_requests(struct up_thread *t, struct pt_regs *regs, bool hel
 			continue;
 		}
 		if (reason) {
+			up_request_no_record(t, r);
 			up_request_defer(t, r, reason, cap->rip);
 			again |= reason != UPREEMPT_R_HELD && reason != UPREEMPT_R_STOPPER;
 			continue;

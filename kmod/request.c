@@ -192,7 +192,8 @@ void __up_request_complete(struct up_thread *t, struct up_request *r,
 	trace_upreempt_outcome(t->domain->id, t->tid, ev->seq, ev->kind, outcome, reason,
 			       ev->final_ns - ev->request_ns);
 	if (r->flags & UPREEMPT_REQ_RING)
-		up_ring_post(t->domain, ev);
+		up_ring_post(t->domain, ev, r->room);
+	r->room = false;
 
 	if (!t->dead) {
 		WRITE_ONCE(slot->done_outcome, outcome);
@@ -213,6 +214,22 @@ void up_request_complete(struct up_thread *t, struct up_request *r,
 {
 	__up_request_complete(t, r, outcome, reason, frame, regs);
 	up_attention_update(t);
+}
+
+/* Under t->lock, before @r is granted: is there a place for its record, if it wants one? */
+bool up_request_room_for_record(struct up_thread *t, struct up_request *r)
+{
+	if (r->flags & UPREEMPT_REQ_RING && !r->room)
+		r->room = up_ring_reserve(t->domain);
+	return !(r->flags & UPREEMPT_REQ_RING) || r->room;
+}
+
+/* Under t->lock: @r was not granted. */
+void up_request_no_record(struct up_thread *t, struct up_request *r)
+{
+	if (r->room)
+		up_ring_unreserve(t->domain);
+	r->room = false;
 }
 
 /* Under t->lock: what @r waits for, as far as one can tell from outside the hook. */
@@ -331,6 +348,7 @@ static struct up_request *up_request_new(struct up_thread *t, const struct upree
 	/* Every field but the registers, which come with the outcome: see up_request_complete(). */
 	INIT_LIST_HEAD(&r->node);
 	r->held = false;
+	r->room = false;
 	r->flags = arg->flags;
 	r->deadline_ns = arg->deadline_ns;
 	r->last_ip = 0;

@@ -8,35 +8,61 @@
  */
 #include "upreempt.h"
 
-static bool up_ring_full(struct up_domain *d, u64 head)
+/* Under ring->lock: is there room for one more record, beside @promised ones? */
+static bool up_ring_has_room(struct up_domain *d, u32 promised)
 {
 	/* D, pairs with C: the record was read before it is overwritten. */
-	u64 used = head - smp_load_acquire(&d->header->tail);
+	u64 used = d->ring.head - smp_load_acquire(&d->header->tail);
 
-	return used > d->ring.mask;
+	/* used is what the program makes it */
+	return used <= d->ring.mask && used + promised <= d->ring.mask;
 }
 
-/* A hint: the ring may fill up before the caller posts. */
-bool up_ring_has_room(struct up_domain *d)
+/**
+ * up_ring_reserve - promise room for a record
+ * @d: the domain
+ *
+ * A request is granted only when its record has a place: hooks on several CPUs may want the
+ * last one. The promise ends with up_ring_post() or up_ring_unreserve().
+ *
+ * Context: any, interrupts off.
+ */
+bool up_ring_reserve(struct up_domain *d)
 {
-	return !up_ring_full(d, READ_ONCE(d->ring.head));
+	struct up_ring *ring = &d->ring;
+	bool room;
+
+	raw_spin_lock(&ring->lock);
+	room = up_ring_has_room(d, ring->promised);
+	ring->promised += room;
+	raw_spin_unlock(&ring->lock);
+	return room;
+}
+
+void up_ring_unreserve(struct up_domain *d)
+{
+	raw_spin_lock(&d->ring.lock);
+	d->ring.promised--;
+	raw_spin_unlock(&d->ring.lock);
 }
 
 /**
  * up_ring_post - append a record, or count it as dropped
  * @d: the domain
  * @event: what to append
+ * @reserved: its room was promised
  *
  * Context: any, interrupts off.
  * Return: whether there was room.
  */
-bool up_ring_post(struct up_domain *d, const struct upreempt_event *event)
+bool up_ring_post(struct up_domain *d, const struct upreempt_event *event, bool reserved)
 {
 	struct up_ring *ring = &d->ring;
 	bool room;
 
 	raw_spin_lock(&ring->lock);
-	room = !up_ring_full(d, ring->head);
+	ring->promised -= reserved;
+	room = up_ring_has_room(d, reserved ? 0 : ring->promised);
 	if (room) {
 		ring->events[ring->head & ring->mask] = *event;
 		WRITE_ONCE(ring->head, ring->head + 1);

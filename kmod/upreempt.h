@@ -103,6 +103,7 @@ struct up_request {
 	struct list_head node;
 	u8 state;		/* enum up_req_state */
 	u8 reason;		/* of the last deferral */
+	bool room;			/* its record has a place in the ring */
 	bool held;		/* a granted STOP that was not released */
 	bool nobody;		/* nobody will collect it */
 	u32 flags;		/* UPREEMPT_REQ_* */
@@ -212,6 +213,7 @@ struct up_ring {
 	raw_spinlock_t lock;
 	u64 head;			/* the truth; the shared copy is for the consumer */
 	u64 dropped;
+	u32 promised;			/* records that have a place but were not written yet */
 	u32 mask;
 	struct upreempt_event *events;
 };
@@ -381,6 +383,8 @@ void __up_request_complete(struct up_thread *t, struct up_request *r,
 void up_request_complete(struct up_thread *t, struct up_request *r,
 			 enum upreempt_outcome outcome, enum upreempt_reason reason,
 			 enum upreempt_frame frame, const struct upreempt_regs *regs);
+bool up_request_room_for_record(struct up_thread *t, struct up_request *r);
+void up_request_no_record(struct up_thread *t, struct up_request *r);
 void up_request_note(struct up_thread *t, struct up_request *r,
 		     enum upreempt_reason reason, unsigned long ip);
 void up_request_defer(struct up_thread *t, struct up_request *r,
@@ -442,8 +446,9 @@ void up_world_close(struct up_domain *d);
 void up_world_free(struct up_domain *d);
 
 /* ring.c */
-bool up_ring_has_room(struct up_domain *d);
-bool up_ring_post(struct up_domain *d, const struct upreempt_event *event);
+bool up_ring_reserve(struct up_domain *d);
+void up_ring_unreserve(struct up_domain *d);
+bool up_ring_post(struct up_domain *d, const struct upreempt_event *event, bool reserved);
 bool up_ring_readable(struct up_domain *d);
 
 /* stats.c */

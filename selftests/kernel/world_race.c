@@ -199,7 +199,9 @@ static void body_poll_once(struct raw_target *t)
 		t->count++;
 		if (*go == 1) {
 			__asm__ __volatile__(".byte 0x84, 0x00"	/* test %al,(%rax) */
-					     : : "a"(slot->trigger) : "cc", "memory");
+					     : : "a"(__atomic_load_n(&slot->trigger,
+								     __ATOMIC_SEQ_CST))
+					     : "cc", "memory");
 			*go = 2;
 		} else if (*go == 3) {
 			if (raw_check(t->raw, t->slot))
@@ -222,7 +224,8 @@ TEST_F(race, stale_poll_is_no_cooperation)
 	for (int i = 0; i < 10; i++) {
 		ASSERT_TRUE(raw_target_moves(&t));
 		/* as a stop leaves it that was over before the thread came */
-		self->r.slots[t.slot].trigger = (uintptr_t)self->r.gate + t.slot;
+		__atomic_store_n(&self->r.slots[t.slot].trigger,
+				 (uintptr_t)self->r.gate + t.slot, __ATOMIC_SEQ_CST);
 		go = 1;
 		ASSERT_TRUE(RAW_UNTIL(go == 2));
 		EXPECT_EQ((uintptr_t)&self->r.slots[t.slot], self->r.slots[t.slot].trigger);
