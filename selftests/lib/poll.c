@@ -211,9 +211,16 @@ TEST_F_TIMEOUT(poll, world_forced_at_the_end, 60)
 	self->p.mute = 0;
 	if (!COMES)
 		return;
-	ASSERT_EQ(0, ut_world_stop(self->domain, 5 * UT_SEC, &w));
+	/* With the module a poll is a system call: a stop may find the thread inside it. */
+	for (int i = 0; i < 5; i++) {
+		ASSERT_TRUE(moves(&self->p));
+		ASSERT_EQ(0, ut_world_stop(self->domain, 5 * UT_SEC, &w));
+		EXPECT_EQ(1, w.cooperated + w.blocked);
+		EXPECT_EQ(0, upreempt_world_start(self->domain));
+		if (w.cooperated)
+			break;
+	}
 	EXPECT_EQ(1, w.cooperated);
-	EXPECT_EQ(0, upreempt_world_start(self->domain));
 }
 
 static bool ring_get(struct upreempt_header *ring, struct upreempt_event *ev)
