@@ -285,7 +285,8 @@ vm_fault_t up_gate_fault(struct up_domain *d, struct vm_fault *vmf)
 		up_thread_put(t);
 		return VM_FAULT_NOPAGE;
 	}
-	entered = t->task == current && up_gate_undo(t, regs);
+	/* Under its lock: to be switched out here undoes it as well. */
+	entered = t->task == current && up_gate_left(t, regs);
 	/* Not: a jump to here by the program, a load. But maybe switched out in this fault. */
 	if (!entered && (t->task != current || !(vmf->flags & FAULT_FLAG_INSTRUCTION) ||
 			 regs->ip == vmf->real_address)) {
