@@ -218,14 +218,20 @@ static struct up_thread *up_target(struct up_domain *d, u32 slot)
 
 static long up_request_and_wait(struct up_thread *t, struct upreempt_request *req)
 {
-	int ret;
+	bool waited = false;
+	int ret, err = 0;
 
 	/* Who waits anyway waits for room, too: a hundred requesters get their turn. */
 	while ((ret = up_request_submit(t, req)) == -EAGAIN && req->flags & UPREEMPT_REQ_WAIT) {
-		ret = up_request_await_room(t, req->deadline_ns);
-		if (ret)
-			return ret == -ERESTARTSYS ? -EINTR : ret;
+		waited = true;
+		err = up_wait_room(t, req->deadline_ns);
+		if (err)
+			break;
 	}
+	if (waited)
+		up_wait_room_pass(t);
+	if (err)
+		return err == -ERESTARTSYS ? -EINTR : err;
 	if (ret || !(req->flags & UPREEMPT_REQ_WAIT))
 		return ret;
 	ret = up_request_wait(t, req->seq, 0, true, &req->event);

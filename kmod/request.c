@@ -9,9 +9,6 @@
 #include "upreempt.h"
 #include "trace.h"
 
-/* How long WAIT watches a running target before it sleeps. */
-#define UP_SPIN_NS	(100 * NSEC_PER_USEC)
-
 static struct up_request *up_request_find(struct up_thread *t, u64 seq)
 {
 	int i;
@@ -28,8 +25,8 @@ static void up_request_settle(struct up_thread *t, struct up_request *r)
 {
 	if (r->state == UP_REQ_DONE && !r->held && r->nobody) {
 		WRITE_ONCE(r->state, UP_REQ_FREE);
-		if (wq_has_sleeper(&t->wait))
-			up_thread_wake(t);	/* somebody may wait for room */
+		if (wq_has_sleeper(&t->room))
+			up_thread_wake(t, UP_WAKE_ROOM);
 	}
 	if (t->dead)
 		up_zombie_settle(t);
@@ -79,8 +76,6 @@ static u64 up_earlier(u64 a, u64 b)
 	return !a || (b && b < a) ? b : a;
 }
 
-static void up_wake_waiting(struct up_thread *t);
-
 enum hrtimer_restart up_timer(struct hrtimer *timer)
 {
 	struct up_thread *t = container_of(timer, struct up_thread, timer);
@@ -110,8 +105,7 @@ enum hrtimer_restart up_timer(struct hrtimer *timer)
 
 	if (more)
 		up_kick(t);
-	if (READ_ONCE(t->waits_for))
-		up_wake_waiting(t);
+	up_wake_waiting(t);
 	return HRTIMER_NORESTART;
 }
 
@@ -200,11 +194,11 @@ void __up_request_complete(struct up_thread *t, struct up_request *r,
 		/* After the outcome: see struct upreempt_slot. */
 		smp_store_release(&slot->done_seq, ev->seq);
 	}
-	/* Pairs with the acquire in up_request_wait(): the event is whole. */
+	/* Pairs with the acquire in up_request_final(): the event is whole. */
 	smp_store_release(&r->state, UP_REQ_DONE);
 	up_request_settle(t, r);
 	if (wq_has_sleeper(&t->wait))
-		up_thread_wake(t);
+		up_thread_wake(t, UP_WAKE_DONE);
 }
 
 /* The same for those who have nothing else to say to the fast paths. */
@@ -301,40 +295,6 @@ static int up_request_check(struct up_thread *t, const struct upreempt_request *
 	return 0;
 }
 
-/*
- * The target may itself be waiting for an outcome, in a system call that only ends when
- * that is final: two threads that redirect each other would wait for ever. Send it home;
- * it lands, and its library waits again.
- */
-static void up_wake_waiting(struct up_thread *t)
-{
-	struct up_thread *other = NULL;
-	unsigned long flags;
-
-	raw_spin_lock_irqsave(&t->lock, flags);
-	if (t->attention & UP_ATT_WANTED && t->waits_for) {
-		other = t->waits_for;
-		refcount_inc(&other->ref);	/* the waiter holds one */
-	}
-	raw_spin_unlock_irqrestore(&t->lock, flags);
-	if (other) {
-		/* We may be the timer. */
-		up_thread_wake(other);
-		up_thread_put(other);
-	}
-}
-
-static void up_waits_for(struct up_thread *self, struct up_thread *t)
-{
-	unsigned long flags;
-
-	if (!self)
-		return;
-	raw_spin_lock_irqsave(&self->lock, flags);
-	WRITE_ONCE(self->waits_for, t);
-	raw_spin_unlock_irqrestore(&self->lock, flags);
-}
-
 static struct up_request *up_request_new(struct up_thread *t, const struct upreempt_request *arg)
 {
 	struct up_request *r = NULL;
@@ -367,47 +327,6 @@ static struct up_request *up_request_new(struct up_thread *t, const struct upree
 	r->event.reserved = 0;
 	r->state = UP_REQ_PENDING;
 	return r;
-}
-
-static bool up_request_room(const struct up_thread *t)
-{
-	int i;
-
-	for (i = 0; i < UP_MAX_REQUESTS; i++)
-		if (READ_ONCE(t->reqs[i].state) == UP_REQ_FREE)
-			return true;
-	return READ_ONCE(t->dead);
-}
-
-static bool up_room_or_wanted(const struct up_thread *t, const struct up_thread *self)
-{
-	return up_request_room(t) || (self && READ_ONCE(self->attention) & UP_ATT_WANTED);
-}
-
-/**
- * up_request_await_room - wait until the thread can take one more request
- * @t: the target
- * @deadline_ns: 0: none
- *
- * Context: process, may sleep.
- * Return: 0, -EAGAIN (not before the deadline), -ERESTARTSYS, -EINTR (a REDIRECT of the caller).
- */
-int up_request_await_room(struct up_thread *t, u64 deadline_ns)
-{
-	struct up_thread *self = up_thread_current();
-	u64 now = ktime_get_ns();
-	ktime_t left;
-	int ret;
-
-	if (t->task == current || (deadline_ns && deadline_ns <= now))
-		return -EAGAIN;
-	left = deadline_ns ? min_t(u64, deadline_ns - now, KTIME_MAX) : KTIME_MAX;
-	up_waits_for(self, t);
-	ret = wait_event_interruptible_hrtimeout(t->wait, up_room_or_wanted(t, self), left);
-	up_waits_for(self, NULL);
-	if (ret)
-		return ret == -ETIME ? -EAGAIN : ret;
-	return up_request_room(t) ? 0 : -EINTR;
 }
 
 static bool up_switched_off(const struct up_thread *t)
@@ -476,8 +395,7 @@ int up_request_submit(struct up_thread *t, struct upreempt_request *arg)
 			up_kick(t);
 	}
 	/* After up_kick()'s barrier E: a waiter sets waits_for, then looks at attention. */
-	if (READ_ONCE(t->waits_for))
-		up_wake_waiting(t);
+	up_wake_waiting(t);
 	return 0;
 
 unlock:
@@ -485,44 +403,15 @@ unlock:
 	return ret;
 }
 
-static bool up_request_final(const struct up_request *r, u64 seq)
-{
-	/* Pairs with the release in up_request_complete(). */
-	return smp_load_acquire(&r->state) != UP_REQ_PENDING || READ_ONCE(r->event.seq) != seq;
-}
-
-/* It is final, or the waiter itself is wanted in its landing. */
-static bool up_wait_over(const struct up_request *r, u64 seq, const struct up_thread *self)
-{
-	return up_request_final(r, seq) || (self && READ_ONCE(self->attention) & UP_ATT_WANTED);
-}
-
-/* Sleeping costs two wake-ups: while the target runs elsewhere its answer comes sooner. */
-static void up_request_spin(struct up_thread *t, struct up_request *r, u64 seq,
-			    const struct up_thread *self)
-{
-	u64 end = r->event.request_ns + UP_SPIN_NS;
-	unsigned int i;
-
-	if (r->deadline_ns)
-		end = min(end, r->deadline_ns);
-	for (i = 1; !up_wait_over(r, seq, self); i++) {
-		int where = atomic_read(&t->where);
-
-		if (where < 0 || where == raw_smp_processor_id() || need_resched() ||
-		    signal_pending(current) || (!(i % 32) && ktime_get_ns() > end))
-			break;
-		cpu_relax();
-	}
-}
-
 /* The deadline of a request with WAIT costs a timer only when it is not answered at once. */
-static void up_request_timer(struct up_thread *t, struct up_request *r, u64 seq)
+void up_request_timer(struct up_thread *t, u64 seq)
 {
+	struct up_request *r;
 	unsigned long flags;
 
 	raw_spin_lock_irqsave(&t->lock, flags);
-	if (r->state == UP_REQ_PENDING && r->event.seq == seq && r->deadline_ns)
+	r = up_request_find(t, seq);
+	if (r && r->state == UP_REQ_PENDING && r->deadline_ns)
 		up_timer_at(t, r->deadline_ns);
 	raw_spin_unlock_irqrestore(&t->lock, flags);
 }
@@ -542,10 +431,9 @@ static void up_request_timer(struct up_thread *t, struct up_request *r, u64 seq)
 int up_request_wait(struct up_thread *t, u64 seq, u64 deadline_ns, bool spin,
 		    struct upreempt_event *event)
 {
-	struct up_thread *self = up_thread_current();
 	struct up_request *r;
 	unsigned long flags;
-	int ret = 0;
+	int ret;
 
 	raw_spin_lock_irqsave(&t->lock, flags);
 	r = up_request_find(t, seq);
@@ -555,25 +443,9 @@ int up_request_wait(struct up_thread *t, u64 seq, u64 deadline_ns, bool spin,
 	if (!r)
 		return -ENOENT;
 
-	if (spin)
-		up_request_spin(t, r, seq, self);
-	if (!up_request_final(r, seq))
-		up_request_timer(t, r, seq);
-	up_waits_for(self, t);
-	if (!deadline_ns) {
-		ret = wait_event_interruptible(t->wait, up_wait_over(r, seq, self));
-	} else if (!up_request_final(r, seq)) {
-		u64 now = ktime_get_ns();
-
-		ret = deadline_ns <= now ? -ETIME :
-		      wait_event_interruptible_hrtimeout(t->wait, up_wait_over(r, seq, self),
-							 min_t(u64, deadline_ns - now, KTIME_MAX));
-	}
-	up_waits_for(self, NULL);
+	ret = up_wait_outcome(t, r, seq, deadline_ns, spin);
 	if (ret)
 		return ret == -ETIME ? -ETIMEDOUT : ret;
-	if (!up_request_final(r, seq))
-		return -EINTR;
 
 	raw_spin_lock_irqsave(&t->lock, flags);
 	if (r->event.seq == seq && r->state == UP_REQ_DONE && !r->nobody) {
@@ -618,7 +490,7 @@ void up_request_abandon(struct up_thread *t, u64 seq)
 	}
 	raw_spin_unlock_irqrestore(&t->lock, flags);
 	if (go)
-		up_thread_wake(t);
+		wake_up_all(&t->gate_wait);
 }
 
 /**

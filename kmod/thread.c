@@ -228,18 +228,24 @@ static void up_thread_irq_work(struct irq_work *work)
 {
 	struct up_thread *t = container_of(work, struct up_thread, irq_work);
 
-	if (test_and_clear_bit(UP_IRQ_WAKE, &t->irq_flags)) {
+	bool all = test_and_clear_bit(UP_WAKE_ALL, &t->irq_flags);
+
+	if (test_and_clear_bit(UP_WAKE_DONE, &t->irq_flags) || all)
 		wake_up_all(&t->wait);
+	if (all)
+		wake_up_all(&t->room);
+	else if (test_and_clear_bit(UP_WAKE_ROOM, &t->irq_flags))
+		wake_up(&t->room);
+	if (test_and_clear_bit(UP_WAKE_GATE, &t->irq_flags))
 		wake_up_all(&t->gate_wait);
-	}
 	if (test_and_clear_bit(UP_IRQ_REAP, &t->irq_flags))
 		queue_rcu_work(up_wq, &t->reap);
 }
 
 /* Context: any, also under rq->lock and t->lock. */
-void up_thread_wake(struct up_thread *t)
+void up_thread_wake(struct up_thread *t, int whom)
 {
-	set_bit(UP_IRQ_WAKE, &t->irq_flags);
+	set_bit(whom, &t->irq_flags);
 	irq_work_queue(&t->irq_work);
 }
 
@@ -334,7 +340,8 @@ static bool up_thread_finish_locked(struct up_thread *t, enum upreempt_outcome o
 		up_zombie_add(t);
 	/* Only now may the slot be given to another thread. */
 	rcu_assign_pointer(d->threads[t->index], NULL);
-	up_thread_wake(t);
+	up_thread_wake(t, UP_WAKE_ALL);
+	up_thread_wake(t, UP_WAKE_GATE);
 	return true;
 }
 
@@ -471,6 +478,7 @@ static void up_thread_init(struct up_thread *t, struct up_domain *d, u32 index,
 	INIT_LIST_HEAD(&t->w_off);
 	INIT_LIST_HEAD(&t->w_late);
 	init_waitqueue_head(&t->wait);
+	init_waitqueue_head(&t->room);
 	init_waitqueue_head(&t->gate_wait);
 	init_irq_work(&t->irq_work, up_thread_irq_work);
 	INIT_RCU_WORK(&t->reap, up_thread_reap);

@@ -197,13 +197,17 @@ struct up_thread {
 	u64 backoff_ns;
 
 	wait_queue_head_t wait;		/* those who wait for an outcome */
+	wait_queue_head_t room;		/* those who wait to be able to ask */
 	struct up_thread *waits_for;	/* whose outcome it waits for itself; under lock */
 	wait_queue_head_t gate_wait;	/* the thread itself, held */
 	struct irq_work irq_work;
 	unsigned long irq_flags;
-#define UP_IRQ_WAKE	0
+#define UP_IRQ_IPI	0		/* csd is in use: its own flag is no lock */
 #define UP_IRQ_REAP	1
-#define UP_IRQ_IPI	2		/* csd is in use: its own flag is no lock */
+#define UP_WAKE_DONE	2		/* whose request is final */
+#define UP_WAKE_ROOM	3		/* one of those who wait for room: it passes on what is left */
+#define UP_WAKE_ALL	4		/* of them, also who is wanted itself */
+#define UP_WAKE_GATE	5		/* the thread itself */
 	struct rcu_work reap;
 	struct list_head all;		/* domain->all_threads; under up_domains_lock */
 	struct up_counters count;	/* under lock; hooks and ipis racy by one */
@@ -360,7 +364,7 @@ int up_thread_leave(struct up_thread *t);
 void up_thread_detach(struct up_thread *t);
 void up_thread_finish(struct up_thread *t, enum upreempt_outcome outcome);
 void up_thread_put(struct up_thread *t);
-void up_thread_wake(struct up_thread *t);
+void up_thread_wake(struct up_thread *t, int whom);
 struct up_thread *up_thread_current(void);
 struct up_thread *up_thread_in(struct task_struct *task, const struct up_domain *d);
 void up_zombie_add(struct up_thread *t);
@@ -369,13 +373,20 @@ unsigned long up_thread_true_ip(struct task_struct *task, const struct pt_regs *
 bool up_thread_at_gate(struct up_thread *t, const struct pt_regs *regs);
 void up_thread_leave_gates(struct pt_regs *regs);
 
+/* wait.c */
+int up_wait_outcome(struct up_thread *t, const struct up_request *r, u64 seq, u64 deadline_ns,
+		    bool spin);
+int up_wait_room(struct up_thread *t, u64 deadline_ns);
+void up_wait_room_pass(struct up_thread *t);
+void up_wake_waiting(struct up_thread *t);
+
 /* request.c */
 int up_request_submit(struct up_thread *t, struct upreempt_request *arg);
-int up_request_await_room(struct up_thread *t, u64 deadline_ns);
 int up_request_wait(struct up_thread *t, u64 seq, u64 deadline_ns, bool spin,
 		    struct upreempt_event *event);
 void up_request_abandon(struct up_thread *t, u64 seq);
 int up_request_cancel(struct up_thread *t, u64 seq);
+void up_request_timer(struct up_thread *t, u64 seq);
 int up_request_release(struct up_thread *t, u64 seq);
 void __up_request_complete(struct up_thread *t, struct up_request *r,
 			   enum upreempt_outcome outcome, enum upreempt_reason reason,
