@@ -109,7 +109,7 @@ void up_frame_requests(struct up_thread *t, const struct pt_regs *regs)
 		}
 		switch (r->event.kind) {
 		case UPREEMPT_SAMPLE:
-			if (up_in_uprobe(t->task))
+			if (up_in_uprobe(t, regs, false))
 				up_request_note(t, r, UPREEMPT_R_UPROBE, cap->rip);
 			else
 				up_request_complete(t, r, out, UPREEMPT_R_NONE, frame, cap);
@@ -404,7 +404,7 @@ static enum upreempt_reason up_verdict(struct up_thread *t, struct up_request *r
 			return UPREEMPT_R_HELD;
 		return redirected ? UPREEMPT_R_SLOT_BUSY : up_check_redirect(t, regs);
 	default:
-		return up_in_uprobe(current) ? UPREEMPT_R_UPROBE : UPREEMPT_R_NONE;
+		return up_in_uprobe(t, regs, true) ? UPREEMPT_R_UPROBE : UPREEMPT_R_NONE;
 	}
 }
 

@@ -53,28 +53,58 @@ bool up_at_signal_entry(const struct pt_regs *regs)
 
 /*
  * Between a uprobe's breakpoint and the end of its out-of-line step the frame is the kernel's:
- * PC and TF, and with an operand relative to the PC a register, are lent. @task is current or
- * pinned; only it changes this.
+ * PC and TF, and with an operand relative to the PC a register, are lent. The step's slot is
+ * taken before the first of them is changed, and given back after the last; active_uprobe
+ * alone, which is set a little later, does not cover a kernel that preempts itself there.
+ *
+ * Before that the PC is that behind the breakpoint, while the kernel finds out whose it is,
+ * which may sleep. Nothing says so but the breakpoint. At the return it is over: in the hook
+ * a padding byte before a loop means nothing.
+ *
+ * Context: the thread itself, interrupts off.
  */
-bool up_in_uprobe(struct task_struct *task)
+static bool up_uprobe_now(const struct pt_regs *regs, bool returning)
 {
 #ifdef CONFIG_UPROBES
-	return test_tsk_thread_flag(task, TIF_UPROBE) ||
-	       (task->utask && task->utask->active_uprobe);
+	const struct uprobe_task *utask = current->utask;
+	u8 before;
+
+	if (test_thread_flag(TIF_UPROBE))
+		return true;
+	if (!utask)
+		return false;
+	return utask->active_uprobe || utask->xol_vaddr ||
+	       (!returning && !up_in_syscall(regs) && regs->ip - 1 < TASK_SIZE_MAX &&
+		!copy_from_user_nofault(&before, (void __user *)regs->ip - 1, 1) && before == 0xcc);
 #else
 	return false;
 #endif
 }
 
+/* Of a thread that is switched out only it itself can tell. Context: sched_out. */
+void up_uprobe_left(struct up_thread *t, const struct pt_regs *regs)
+{
+	WRITE_ONCE(t->in_uprobe, up_uprobe_now(regs, false));
+}
+
+/*
+ * Context: interrupts off; the thread itself (@returning: in the hook), or @t is kept from
+ * running.
+ */
+bool up_in_uprobe(struct up_thread *t, const struct pt_regs *regs, bool returning)
+{
+	return t->task == current ? up_uprobe_now(regs, returning) : READ_ONCE(t->in_uprobe);
+}
+
 /* What can be said of a thread that is switched out, too. */
 static enum upreempt_reason up_check_frame(struct up_thread *t, const struct pt_regs *regs,
-					   unsigned long ip)
+					   unsigned long ip, bool returning)
 {
 	if (ip >= TASK_SIZE_MAX)
 		return UPREEMPT_R_KERNEL_IP;
 	if (!user_64bit_mode((struct pt_regs *)regs))
 		return UPREEMPT_R_NOT_64BIT;
-	if (up_in_uprobe(t->task))
+	if (up_in_uprobe(t, regs, returning))
 		return UPREEMPT_R_UPROBE;
 	if (READ_ONCE(up_slot(t)->nopreempt))
 		return UPREEMPT_R_DISABLED;
@@ -83,7 +113,7 @@ static enum upreempt_reason up_check_frame(struct up_thread *t, const struct pt_
 
 static enum upreempt_reason up_check_common(struct up_thread *t, const struct pt_regs *regs)
 {
-	enum upreempt_reason reason = up_check_frame(t, regs, regs->ip);
+	enum upreempt_reason reason = up_check_frame(t, regs, regs->ip, true);
 
 	return reason ? reason : up_check_rseq(regs->ip);
 }
@@ -97,7 +127,7 @@ enum upreempt_reason up_check_off(struct up_thread *t, const struct pt_regs *reg
 {
 	if (!up_gate_address(t))
 		return UPREEMPT_R_NO_GATE;
-	return up_check_frame(t, regs, ip);
+	return up_check_frame(t, regs, ip, false);
 }
 
 /* Context: the hook, under t->lock. NONE: the thread may be held here. */

@@ -71,6 +71,7 @@ static void up_sched_out(struct preempt_notifier *pn, struct task_struct *next)
 	} else {
 		if (unlikely(t->gates))
 			up_thread_leave_gates(task_pt_regs(current));
+		up_uprobe_left(t, task_pt_regs(current));
 		if (unlikely(READ_ONCE(t->attention) & UP_ATT_PENDING))
 			up_frame_requests(t, task_pt_regs(current));
 		up_world_sched_out(t, task_pt_regs(current));

@@ -170,6 +170,7 @@ struct up_thread {
 	struct list_head zombie_node;	/* under domain->zombie_lock */
 	u64 seq_lo, seq_hi;		/* of its uncollected outcomes; constant for a zombie */
 	bool gated;			/* waits in the gate */
+	bool in_uprobe;			/* when it was switched out: see safepoint.c */
 	u32 hold;			/* granted STOPs not released yet */
 	struct list_head queue;		/* pending, in order STOP, REDIRECT, SAMPLE */
 	struct up_request reqs[UP_MAX_REQUESTS];
@@ -435,7 +436,8 @@ enum upreempt_reason up_check_stop(struct up_thread *t, const struct pt_regs *re
 enum upreempt_reason up_check_off(struct up_thread *t, const struct pt_regs *regs,
 				  unsigned long ip);
 enum upreempt_reason up_check_redirect(struct up_thread *t, const struct pt_regs *regs);
-bool up_in_uprobe(struct task_struct *task);
+bool up_in_uprobe(struct up_thread *t, const struct pt_regs *regs, bool returning);
+void up_uprobe_left(struct up_thread *t, const struct pt_regs *regs);
 bool up_at_signal_entry(const struct pt_regs *regs);
 bool up_reason_is_final(enum upreempt_reason reason);
 
