@@ -56,5 +56,14 @@ static inline struct rseq __user *up_current_rseq(void)
 #endif
 }
 
+static inline struct fpu *up_task_fpu(struct task_struct *task)
+{
+#ifdef UP_HAVE_X86_TASK_FPU		/* since 6.16 */
+	return x86_task_fpu(task);
+#else
+	return &task->thread.fpu;
+#endif
+}
+
 #endif /* __ASSEMBLY__ */
 #endif /* _UPREEMPT_COMPAT_H */

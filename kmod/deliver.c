@@ -145,7 +145,7 @@ unlock:
  * are. Bounded: an interrupt may have come in between over there, and its handler may be
  * waiting for a thread that was interrupted here.
  */
-static bool up_switched_out(struct up_thread *t)
+bool up_switched_out(struct up_thread *t)
 {
 	int i;
 
@@ -159,19 +159,31 @@ static bool up_switched_out(struct up_thread *t)
 }
 
 /*
- * The thread is switched out, or was a moment ago. Pin it there, so that sched_in and
- * with it exit have to wait, and look at its frame.
+ * Keep a thread that is switched out from running: sched_in, and with it exit, has to wait.
+ * Context: interrupts off. Return: whether it was off, or is on a CPU.
  */
-static void up_off_cpu(struct up_thread *t)
+bool up_pin(struct up_thread *t)
 {
-	unsigned long flags;
 	int where;
 
-	local_irq_save(flags);
 	do {
 		where = atomic_cmpxchg(&t->where, UP_OFF, UP_PINNED);
 	} while (where == UP_PINNED && (cpu_relax(), true));
-	if (where != UP_OFF)
+	return where == UP_OFF;
+}
+
+void up_unpin(struct up_thread *t)
+{
+	atomic_set_release(&t->where, UP_OFF);
+}
+
+/* The thread is switched out, or was a moment ago: look at its frame. */
+static void up_off_cpu(struct up_thread *t)
+{
+	unsigned long flags;
+
+	local_irq_save(flags);
+	if (!up_pin(t))
 		goto restore;	/* sched_in sees attention and does the same itself */
 
 	if (t->task->flags & PF_EXITING || up_thread_moved_on(t)) {
@@ -183,7 +195,7 @@ static void up_off_cpu(struct up_thread *t)
 		up_retry_later(t);
 		raw_spin_unlock(&t->lock);
 	}
-	atomic_set_release(&t->where, UP_OFF);
+	up_unpin(t);
 restore:
 	local_irq_restore(flags);
 }

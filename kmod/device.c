@@ -25,7 +25,7 @@ MODULE_PARM_DESC(device_mode, "permissions of /dev/upreempt (default 0660; 0666 
 #endif
 #define UP_FEATURES	(UPREEMPT_F_SAMPLE | UPREEMPT_F_STOP | UPREEMPT_F_REDIRECT | \
 			 UPREEMPT_F_RESUME | UPREEMPT_F_RING | UPREEMPT_F_WORLD | \
-			 UPREEMPT_F_GRACE | \
+			 UPREEMPT_F_GRACE | UPREEMPT_F_XSTATE | \
 			 (IS_ENABLED(CONFIG_RSEQ) ? UPREEMPT_F_RSEQ : 0) | \
 			 UP_FEATURE_INJECT)
 #define UP_REQUEST_FLAGS (UPREEMPT_REQ_WAIT | UPREEMPT_REQ_RING | UPREEMPT_REQ_OR_BLOCKED)
@@ -412,6 +412,28 @@ static long up_ioc_world_stop(struct up_domain *d, void __user *uarg)
 	return ret;
 }
 
+static long up_ioc_xstate(struct up_domain *d, void __user *uarg)
+{
+	struct upreempt_xstate x;
+	struct up_thread *t;
+	int ret = up_arg_get(&x, sizeof(x), uarg);
+
+	if (ret)
+		return ret;
+	if (x.reserved[0] || x.reserved[1])
+		return -EINVAL;
+	t = up_target(d, x.slot);
+	if (IS_ERR(t))
+		return PTR_ERR(t);
+	x.bytes = 0;
+	x.features = 0;
+	ret = up_xstate(t, &x);
+	up_thread_put(t);
+	if ((!ret || ret == -ENOSPC) && up_arg_put(uarg, &x, sizeof(x)))
+		ret = -EFAULT;
+	return ret;
+}
+
 static long up_dispatch(struct up_domain *d, unsigned int cmd, void __user *uarg)
 {
 	if (cmd == UPREEMPT_IOC_QUERY)
@@ -444,6 +466,8 @@ static long up_dispatch(struct up_domain *d, unsigned int cmd, void __user *uarg
 		return up_ioc_stats(d, uarg);
 	case UPREEMPT_IOC_POLL:
 		return up_ioc_poll(d, (unsigned long)uarg);
+	case UPREEMPT_IOC_XSTATE:
+		return up_ioc_xstate(d, uarg);
 	case UPREEMPT_IOC_WORLD_STOP:
 		return up_ioc_world_stop(d, uarg);
 	case UPREEMPT_IOC_WORLD_START:

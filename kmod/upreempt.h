@@ -410,6 +410,12 @@ enum hrtimer_restart up_timer(struct hrtimer *timer);
 /* deliver.c */
 void up_kick(struct up_thread *t);
 void up_look(struct up_thread *t);
+bool up_pin(struct up_thread *t);
+void up_unpin(struct up_thread *t);
+bool up_switched_out(struct up_thread *t);
+
+/* xstate.c */
+int up_xstate(struct up_thread *t, struct upreempt_xstate *arg);
 bool up_wanted(const struct up_thread *t);
 void up_arm(struct up_thread *t, enum up_arm_from from);
 void up_disarm(struct up_thread *t);

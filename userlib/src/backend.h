@@ -52,6 +52,8 @@ struct upreempt_ops {
 	/* r's arguments are filled in, the rest is zero */
 	int (*world_stop)(struct upreempt_domain *d, struct upreempt_world *r);
 	int (*world_start)(struct upreempt_domain *d);
+	/* of a thread that stands; x is filled in as for the module */
+	int (*xstate)(struct upreempt_thread *t, struct upreempt_xstate *x);
 	/* t NULL: the domain */
 	int (*stats)(struct upreempt_domain *d, struct upreempt_thread *t,
 		     struct upreempt_stats *stats);

@@ -362,6 +362,12 @@ static void kmod_poll(struct upreempt_thread *t)
 	upreempt_syscall(SYS_ioctl, t->fd, UPREEMPT_IOC_POLL, t->index, 0, 0, 0);
 }
 
+static int kmod_xstate(struct upreempt_thread *t, struct upreempt_xstate *x)
+{
+	x->slot = t->index;
+	return upreempt_syscall(SYS_ioctl, t->fd, UPREEMPT_IOC_XSTATE, (long)x, 0, 0, 0);
+}
+
 static int kmod_world_stop(struct upreempt_domain *d, struct upreempt_world *r)
 {
 	/* A signal: its handler has run, nothing is stopped. */
@@ -404,6 +410,7 @@ const struct upreempt_ops upreempt_ops_kmod = {
 	.release	= kmod_release,
 	.poll		= kmod_poll,
 	.world_stop	= kmod_world_stop,
+	.xstate		= kmod_xstate,
 	.world_start	= kmod_world_start,
 	.stats		= kmod_stats,
 	.eventfd	= kmod_eventfd,

@@ -304,6 +304,7 @@ const struct upreempt_ops upreempt_ops_signal = {
 	.release	= sig_op_release,
 	.poll		= signal_poll,
 	.world_stop	= sig_world_stop,
+	.xstate		= sig_xstate,
 	.world_start	= sig_world_start,
 	.stats		= signal_stats,
 	.eventfd	= sig_eventfd,

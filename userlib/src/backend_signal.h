@@ -74,6 +74,7 @@ struct sig_thread {
 	uint64_t timer_ns;		/* when it fires next, 0: not set; atomic */
 	uintptr_t cooperating;		/* its frame in signal_poll(); 0: it is elsewhere */
 	uint32_t parked;		/* it waits in the handler for its word; atomic */
+	const void *fpstate;		/* in the signal's frame, while it is parked */
 	bool waits_turn;		/* in a system call of sig_world_stop(); atomic */
 	struct sig_standing world;
 	uint32_t backoff_us;
@@ -147,6 +148,8 @@ int sig_op_release(struct upreempt_thread *t, uint64_t seq);
 void sig_handler(int signo, siginfo_t *info, void *context);
 /* the thread's timer fires at ns or before; by anybody */
 void sig_timer_at(struct upreempt_thread *t, uint64_t ns);
+
+int sig_xstate(struct upreempt_thread *t, struct upreempt_xstate *x);
 
 /* signal_world.c */
 int sig_world_stop(struct upreempt_domain *d, struct upreempt_world *r);

@@ -45,25 +45,24 @@ static uint32_t compacted_offset(uint64_t comp_bv, unsigned int component)
 	return offset;
 }
 
-void *upreempt_context_xstate(struct upreempt_context *ctx, unsigned int component, size_t *size)
+static void *find_part(char *area, uint32_t mode, unsigned int component, size_t *size)
 {
-	char *area = ctx->xsave;
 	uint64_t bv, comp_bv;
 	uint32_t bytes = XSAVE_LEGACY, offset = 0;
 
 	if (!area || component > 62)
 		return NULL;
 	if (component >= 2) {
-		if (ctx->xmode == XS_MODE_FXSAVE)
+		if (mode == XS_MODE_FXSAVE)
 			return NULL;
 		bv = *(uint64_t *)(area + XSAVE_BV);
 		comp_bv = *(uint64_t *)(area + XSAVE_COMP_BV);
 		if (!(bv >> component & 1))
 			return NULL;
 		bytes = upreempt_xs.part[component].size;
-		offset = ctx->xmode == XS_MODE_XSAVEC ? compacted_offset(comp_bv, component) :
+		offset = mode == XS_MODE_XSAVEC ? compacted_offset(comp_bv, component) :
 			 upreempt_xs.part[component].offset;
-	} else if (ctx->xmode != XS_MODE_FXSAVE) {
+	} else if (mode != XS_MODE_FXSAVE) {
 		bv = *(uint64_t *)(area + XSAVE_BV);
 		if (!(bv >> component & 1))
 			return NULL;
@@ -71,4 +70,16 @@ void *upreempt_context_xstate(struct upreempt_context *ctx, unsigned int compone
 	if (size)
 		*size = bytes;
 	return area + offset;
+}
+
+void *upreempt_context_xstate(struct upreempt_context *ctx, unsigned int component, size_t *size)
+{
+	return find_part(ctx->xsave, ctx->xmode, component, size);
+}
+
+void *upreempt_xstate_part(void *area, unsigned int component, size_t *size)
+{
+	/* The standard form, whatever the landing uses here. */
+	return find_part(area, upreempt_xs.mode == XS_MODE_FXSAVE ? XS_MODE_FXSAVE :
+			 XS_MODE_XSAVE, component, size);
 }

@@ -251,6 +251,39 @@ static void hold(struct upreempt_thread *t, const struct upreempt_regs *regs)
 	__atomic_store_n(&t->sig->parked, 0, __ATOMIC_SEQ_CST);
 }
 
+/* The end of the FXSAVE area in a signal's frame: struct _fpx_sw_bytes of asm/sigcontext.h */
+struct frame_xstate {
+	uint32_t magic, extended_size;
+	uint64_t features;
+	uint32_t size;
+};
+#define FRAME_XSTATE		464
+#define FRAME_XSTATE_MAGIC	0x46505853U
+
+/* How long a thread that is counted as stopped may take until it waits */
+#define XSTATE_WAIT_NS		10000000ULL
+
+int sig_xstate(struct upreempt_thread *t, struct upreempt_xstate *x)
+{
+	uint64_t end = upreempt_deadline(XSTATE_WAIT_NS);
+	struct frame_xstate frame;
+	const char *area;
+
+	while (!__atomic_load_n(&t->sig->parked, __ATOMIC_SEQ_CST)) {
+		if (upreempt_now() > end)
+			return -EBUSY;
+		upreempt_syscall(SYS_sched_yield, 0, 0, 0, 0, 0, 0);
+	}
+	area = t->sig->fpstate;
+	memcpy(&frame, area + FRAME_XSTATE, sizeof(frame));
+	x->bytes = frame.magic == FRAME_XSTATE_MAGIC ? frame.size : FRAME_XSTATE + 48;
+	x->features = frame.magic == FRAME_XSTATE_MAGIC ? frame.features : 3;
+	if (x->room < x->bytes)
+		return -ENOSPC;
+	memcpy((void *)(uintptr_t)x->address, area, x->bytes);
+	return 0;
+}
+
 static bool on_alternate_stack(const ucontext_t *uc, uint64_t rsp)
 {
 	const stack_t *s = &uc->uc_stack;
@@ -415,6 +448,7 @@ static void deliver(struct upreempt_thread *t, ucontext_t *uc)
 		return;
 	SIG_COUNT(t, hooks);
 	t->sig->ring_full = false;
+	t->sig->fpstate = uc->uc_mcontext.fpregs;
 	capture(&regs, uc);
 	t->sig->coop = takes_mark(t, &regs);
 	expire(t, &regs, 0);

@@ -150,6 +150,28 @@ int upreempt_thread_context(struct upreempt_thread *t, struct upreempt_snapshot 
 	return 0;
 }
 
+int upreempt_thread_xstate(struct upreempt_thread *t, void *area, size_t *size)
+{
+	struct upreempt_xstate x = { .size = sizeof(x), .address = (uintptr_t)area };
+	int ret;
+
+	if (!t || !size || (!area && *size))
+		return -EINVAL;
+	if (!__atomic_load_n(&t->slot->held, __ATOMIC_ACQUIRE) && !upreempt_is_stopper(t->domain))
+		return -EBUSY;
+	x.room = *size < UINT32_MAX ? *size : UINT32_MAX;
+	ret = upreempt_thread_enter(t);
+	if (ret)
+		return ret;
+	do {
+		ret = t->domain->ops->xstate(t, &x);
+	} while (ret == -EINTR);
+	upreempt_thread_exit(t);
+	if (!ret || ret == -ENOSPC)
+		*size = x.bytes;
+	return ret;
+}
+
 int upreempt_domain_threads(struct upreempt_domain *d,
 			    int (*fn)(struct upreempt_thread *t, void *arg), void *arg)
 {

@@ -218,6 +218,7 @@ struct upreempt_slot {
 #define UPREEMPT_F_INJECT	(1ULL << 7)	/* a test build with inject points */
 #define UPREEMPT_F_WORLD	(1ULL << 8)	/* WORLD_STOP, WORLD_START */
 #define UPREEMPT_F_GRACE	(1ULL << 9)	/* grace_ns, POLL, slot.poll, slot.trigger */
+#define UPREEMPT_F_XSTATE	(1ULL << 10)	/* XSTATE */
 
 struct upreempt_query {
 	__u32 size;
@@ -385,6 +386,21 @@ struct upreempt_world {
 	struct upreempt_world_thread late[UPREEMPT_WORLD_LATE];
 };
 
+/*
+ * XSTATE: the extended state of a thread that stands still, in the standard (not compacted)
+ * form of XSAVE, as in a signal's frame or from ptrace: a component that is not in the
+ * header's XSTATE_BV has its initial value. Bytes 464 to 511 mean nothing.
+ */
+struct upreempt_xstate {
+	__u32 size;
+	__u32 slot;
+	__u64 address;			/* where it goes */
+	__u32 room;			/* bytes there */
+	__u32 bytes;			/* out: how much it is; with ENOSPC, how much it takes */
+	__u64 features;			/* out: the state components that have a place (XCR0) */
+	__u64 reserved[2];		/* 0 */
+};
+
 #define UPREEMPT_IOC_MAGIC	0xb7
 
 /* QUERY: what this module can do. No state needed. */
@@ -436,5 +452,11 @@ struct upreempt_world {
  * instruction "test %al,(%rax)" (84 00) does the same as this call and goes on behind it.
  */
 #define UPREEMPT_IOC_POLL	_IO(UPREEMPT_IOC_MAGIC, 0x4e)
+/*
+ * XSTATE of a thread that a STOP or the caller's stop of the world holds. EBUSY: nothing holds
+ * it, or it is a straggler. EAGAIN: it is in a system call on a CPU, try again. ENOSPC: see
+ * bytes. ESRCH: no thread in that slot. EINTR: a signal.
+ */
+#define UPREEMPT_IOC_XSTATE	_IOWR(UPREEMPT_IOC_MAGIC, 0x4f, struct upreempt_xstate)
 
 #endif /* _UAPI_LINUX_UPREEMPT_H */

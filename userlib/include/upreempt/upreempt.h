@@ -359,6 +359,16 @@ struct upreempt_snapshot {
  */
 UPREEMPT_API int upreempt_thread_context(struct upreempt_thread *thread,
 					 struct upreempt_snapshot *snapshot);
+/*
+ * The same thread's extended state (x87, SSE, AVX, ...) in the standard form of XSAVE, 64-byte
+ * aligned if upreempt_xstate_part() is to find parts that can be used as vectors. size: bytes
+ * at area; changed to what there are. Bytes 464 to 511 mean nothing. The thread is not
+ * disturbed. -ENOSPC: size says what it takes (nothing was written). -EBUSY: it is not held.
+ * -EAGAIN: it is in a system call on a CPU, so that its registers are there. -ESRCH: gone.
+ */
+UPREEMPT_API int upreempt_thread_xstate(struct upreempt_thread *thread, void *area, size_t *size);
+/* A component of it: as upreempt_context_xstate(). */
+UPREEMPT_API void *upreempt_xstate_part(void *area, unsigned component, size_t *size);
 /* Call fn for each registered thread until it returns non-zero; returns that. */
 UPREEMPT_API int upreempt_domain_threads(struct upreempt_domain *domain,
 					 int (*fn)(struct upreempt_thread *thread, void *arg),
