@@ -156,6 +156,8 @@ TEST_F_TIMEOUT(world, bad_arguments, 60)
 
 	EXPECT_EQ(-EINVAL, upreempt_world_stop(NULL, NULL, &w));
 	EXPECT_EQ(-EINVAL, upreempt_world_stop(self->domain, &bad, &w));
+	bad.flags = UPREEMPT_WORLD_SIGNALS;
+	EXPECT_EQ(-EINVAL, upreempt_world_stop(self->domain, &bad, &w));
 	EXPECT_EQ(-EINVAL, upreempt_world_stop(self->domain, &zero, &w));
 	EXPECT_EQ(-EINVAL, upreempt_world_start(NULL));
 	EXPECT_EQ(-EPERM, upreempt_world_start(self->domain));
@@ -267,7 +269,7 @@ TEST_F_TIMEOUT(world, straggler_is_named_and_caught, 60)
 	UPREEMPT_OPTS(upreempt_snapshot, at, .sp = 0);
 	struct upreempt_world w;
 	struct upreempt_stats st;
-	char text[600];
+	char text[600], sent[40];
 	uint64_t n;
 
 	ASSERT_EQ(0, start(self, 1, 1));
@@ -297,6 +299,10 @@ TEST_F_TIMEOUT(world, straggler_is_named_and_caught, 60)
 	EXPECT_LT(0, upreempt_world_format(&w, text, sizeof(text)));
 	EXPECT_NE(NULL, strstr(text, "late: region["));
 	EXPECT_NE(NULL, strstr(text, "DISABLED"));
+	/* what was sent is called by its name, whatever the flags of the stop were */
+	snprintf(sent, sizeof(sent), "; %u %s, sent", w.ipis, self->kmod ? "IPIs" : "signals");
+	EXPECT_NE(NULL, strstr(text, sent));
+	EXPECT_EQ(self->kmod ? 0 : UPREEMPT_WORLD_SIGNALS, w.flags);
 	printf("# %s\n", text);
 	/* the others stand, it does not, and nobody says that it would */
 	EXPECT_TRUE(all_stand(self, 10 * UT_MS));
