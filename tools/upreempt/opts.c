@@ -72,7 +72,7 @@ static void for_getopt(const struct cmd_option *options, struct option *longs, c
 	int i;
 
 	shorts = stpcpy(shorts, "+:h");
-	for (i = 0; options[i].name && i < MAX_OPTIONS; i++) {
+	for (i = 0; i < MAX_OPTIONS && options[i].name; i++) {
 		longs[i] = (struct option){ options[i].name, !options[i].flag, NULL, BY_NAME + i };
 		if (!options[i].letter)
 			continue;
