@@ -251,14 +251,15 @@ static long up_ioc_request(struct up_domain *d, void __user *uarg)
 	if (ret)
 		return ret;
 	if (req.flags & ~UP_REQUEST_FLAGS || !req.kind || req.kind >= UPREEMPT_KIND_MAX ||
-	    req.reserved[0] || req.reserved[1] ||
+	    req.reserved ||
 	    (req.flags & UPREEMPT_REQ_OR_BLOCKED && req.kind != UPREEMPT_REDIRECT))
 		return -EINVAL;
 	t = up_target(d, req.slot);
 	if (IS_ERR(t))
 		return PTR_ERR(t);
 	req.seq = 0;
-	ret = up_request_and_wait(t, &req);
+	/* The thread that is meant may have left, and the slot be another one's. */
+	ret = req.id && req.id != t->id ? -ESRCH : up_request_and_wait(t, &req);
 	if ((!ret || ret == -EINTR) &&
 	    up_request_put(uarg, &req, !ret && req.flags & UPREEMPT_REQ_WAIT)) {
 		/* Nobody knows its seq: a STOP would hold for ever. */

@@ -8,38 +8,12 @@
 #include <linux/pid.h>
 #include <linux/seq_file.h>
 
+#include "reasons.h"
 #include "upreempt.h"
 
 static struct dentry *up_debugfs;
 
-static const char * const up_reason_names[UPREEMPT_REASON_MAX] = {
-	[UPREEMPT_R_NONE]		= "NONE",
-	[UPREEMPT_R_NOT_RUN]		= "NOT_RUN",
-	[UPREEMPT_R_IN_SYSCALL]		= "IN_SYSCALL",
-	[UPREEMPT_R_RSEQ]		= "RSEQ",
-	[UPREEMPT_R_RSEQ_FAULT]		= "RSEQ_FAULT",
-	[UPREEMPT_R_SIGNAL_FRAME]	= "SIGNAL_FRAME",
-	[UPREEMPT_R_SIGNAL_STACK]	= "SIGNAL_STACK",
-	[UPREEMPT_R_LANDING]		= "LANDING",
-	[UPREEMPT_R_SLOT_BUSY]		= "SLOT_BUSY",
-	[UPREEMPT_R_DISABLED]		= "DISABLED",
-	[UPREEMPT_R_OFF]		= "OFF",
-	[UPREEMPT_R_STACK_BOUNDS]	= "STACK_BOUNDS",
-	[UPREEMPT_R_STACK_ROOM]		= "STACK_ROOM",
-	[UPREEMPT_R_NOT_64BIT]		= "NOT_64BIT",
-	[UPREEMPT_R_SINGLE_STEP]	= "SINGLE_STEP",
-	[UPREEMPT_R_UPROBE]		= "UPROBE",
-	[UPREEMPT_R_KERNEL_IP]		= "KERNEL_IP",
-	[UPREEMPT_R_RING_FULL]		= "RING_FULL",
-	[UPREEMPT_R_HELD]		= "HELD",
-	[UPREEMPT_R_NO_GATE]		= "NO_GATE",
-	[UPREEMPT_R_EXCEPTION]		= "EXCEPTION",
-	[UPREEMPT_R_JOBCTL]		= "JOBCTL",
-	[UPREEMPT_R_TRACED]		= "TRACED",
-	[UPREEMPT_R_STOPPER]		= "STOPPER",
-	[UPREEMPT_R_GRACE]		= "GRACE",
-	[UPREEMPT_R_SILENT]		= "SILENT",
-};
+static const char * const up_reason_names[UPREEMPT_REASON_MAX] = UPREEMPT_REASON_NAMES;
 
 void up_stats_add(struct up_counters *sum, const struct up_counters *c)
 {

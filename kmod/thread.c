@@ -420,8 +420,7 @@ void up_thread_detach(struct up_thread *t)
 
 static int up_register_check(const struct upreempt_register *reg)
 {
-	if (reg->flags || reg->reserved32 || reg->reserved[0] || reg->reserved[1] ||
-	    reg->reserved[2])
+	if (reg->flags || reg->reserved32 || reg->reserved[0] || reg->reserved[1])
 		return -EINVAL;
 	if (!reg->landing != !reg->landing_end)
 		return -EINVAL;
@@ -462,6 +461,7 @@ static void up_thread_init(struct up_thread *t, struct up_domain *d, u32 index,
 	t->mm = current->mm;
 	mmgrab(t->mm);
 	t->tid = task_pid_vnr(current);
+	t->id = ++d->last_id;
 	t->domain = d;
 	kref_get(&d->ref);
 	t->index = index;
@@ -492,7 +492,7 @@ static void up_thread_init(struct up_thread *t, struct up_domain *d, u32 index,
 /**
  * up_thread_register - register the current thread
  * @d: a domain that is set up
- * @reg: checked here; slot and tid are filled in
+ * @reg: checked here; slot, tid and id are filled in
  *
  * Context: process, may sleep.
  * Return: 0 or -errno.
@@ -550,5 +550,6 @@ int up_thread_register(struct up_domain *d, struct upreempt_register *reg)
 
 	reg->slot = ret;
 	reg->tid = t->tid;
+	reg->id = t->id;
 	return 0;
 }

@@ -160,6 +160,7 @@ struct up_thread {
 
 	u32 index;			/* its slot */
 	pid_t tid;			/* in its own pid namespace */
+	u64 id;				/* of the registration; never another one's in the domain */
 	unsigned long landing, landing_end, arg, stack_lo, stack_hi;
 	u32 stack_need;
 
@@ -270,6 +271,7 @@ struct up_domain {
 	u32 nr_slots;
 	atomic_t nr_threads;
 	atomic64_t seq;
+	u64 last_id;			/* of a registration; under mutex */
 	struct up_thread __rcu **threads;
 
 	struct page **pages;

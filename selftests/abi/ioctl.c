@@ -408,7 +408,6 @@ TEST_F(dev, register_arguments)
 	BAD(reg.reserved32 = 1);
 	BAD(reg.reserved[0] = 1);
 	BAD(reg.reserved[1] = 1ULL << 63);
-	BAD(reg.reserved[2] = 1);
 	BAD(reg.slot = NR_SLOTS);
 	BAD(reg.slot = UPREEMPT_ANY_SLOT - 1);
 	BAD(reg.landing = NON_CANONICAL; reg.landing_end = NON_CANONICAL + 64);
@@ -430,8 +429,11 @@ TEST_F(dev, register_arguments)
 	reg = good;
 	reg.landing_end = reg.landing + q.landing_max;
 	reg.tid = 0xcccccccc;
+	reg.id = 0xccccccccccccccccULL;
 	ASSERT_EQ(0, raw_ioctl(self->r.fd, UPREEMPT_IOC_REGISTER, &reg));
 	EXPECT_EQ(raw_gettid(), (int)reg.tid);
+	EXPECT_LT(self->other.id, reg.id);
+	EXPECT_GT(0xccccccccccccccccULL, reg.id);
 	EXPECT_GT(NR_SLOTS, reg.slot);
 	EXPECT_EQ(raw_gettid(), (int)self->r.slots[reg.slot].tid);
 	EXPECT_EQ(0, reg.reserved32);
@@ -526,12 +528,14 @@ TEST_F(dev, request_arguments)
 	BAD(EINVAL, req.kind = 0);
 	BAD(EINVAL, req.kind = UPREEMPT_KIND_MAX);
 	BAD(EINVAL, req.kind = ~0U);
-	BAD(EINVAL, req.reserved[0] = 1);
-	BAD(EINVAL, req.reserved[1] = 1);
+	BAD(EINVAL, req.reserved = 1);
+	BAD(EINVAL, req.reserved = 1ULL << 63);
 	BAD(EINVAL, req.slot = NR_SLOTS);
 	BAD(EINVAL, req.slot = ~0U);
 	BAD(EINVAL, req.slot = 1U << 31);
 	BAD(ESRCH, req.slot = NR_SLOTS - 1);
+	BAD(ESRCH, req.id = self->other.id + 1000);
+	BAD(ESRCH, req.id = ~0ULL);
 	BAD(EDEADLK, req.slot = self->slot; req.kind = UPREEMPT_STOP);
 	BAD(EDEADLK, req.slot = self->slot; req.kind = UPREEMPT_STOP; req.flags = 0);
 	BAD(EOPNOTSUPP, req.slot = self->slot; req.kind = UPREEMPT_REDIRECT; req.flags = 0);
@@ -545,7 +549,8 @@ TEST_F(dev, request_arguments)
 	EXPECT_EQ(UPREEMPT_FRAME_SYSCALL, req.event.frame);
 	EXPECT_EQ(self->other.tid, (int)req.event.tid);
 	EXPECT_EQ(self->other.slot, req.event.slot);
-	EXPECT_TRUE(all_zero(req.reserved, sizeof(req.reserved)));
+	EXPECT_EQ(0, req.id);
+	EXPECT_EQ(0, req.reserved);
 }
 
 TEST_F(dev, seventeen_requests)

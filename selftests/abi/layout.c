@@ -57,6 +57,7 @@ SIZE(upreempt_stats, 464);	ENDS(upreempt_stats, world_late, 464);
 SIZE(upreempt_world_thread, 48);	ENDS(upreempt_world_thread, comm, 48);
 SIZE(upreempt_world, 560);	ENDS(upreempt_world, late, 560);
 AT(upreempt_request, event, 64); AT(upreempt_wait, event, 32);	AT(upreempt_register, landing, 16);
+AT(upreempt_register, id, 64);	AT(upreempt_request, grace_ns, 40); AT(upreempt_request, id, 48);
 AT(upreempt_stats, kinds, 16);	AT(upreempt_stats, ipis, 400);
 
 _Static_assert(UPREEMPT_PENDING == 0 && UPREEMPT_LANDED == 1 && UPREEMPT_COOPERATED == 2 &&

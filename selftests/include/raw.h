@@ -217,7 +217,8 @@ RAW_FN struct upreempt_request raw_request_arg(uint32_t slot, uint32_t kind, uin
 	req.cookie = 0x600d0000ULL + slot;
 	req.deadline_ns = 0;
 	req.grace_ns = 0;
-	memset(req.reserved, 0, sizeof(req.reserved));
+	req.id = 0;
+	req.reserved = 0;
 	return req;
 }
 

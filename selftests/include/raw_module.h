@@ -60,4 +60,21 @@ RAW_FN int raw_cpu_online(int cpu, bool online)
 	return ret;
 }
 
+/*
+ * A thread: CPU 1 goes off line and comes back until *arg is not 0. Returns how often, -1 when
+ * that failed.
+ */
+RAW_FN void *raw_cpu1_cycle(void *arg)
+{
+	volatile int *stop = arg;
+	long cycles = 0;
+
+	while (!*stop) {
+		if (raw_cpu_online(1, false) || raw_cpu_online(1, true))
+			return (void *)-1L;
+		cycles++;
+	}
+	return (void *)cycles;
+}
+
 #endif /* SELFTESTS_RAW_MODULE_H */

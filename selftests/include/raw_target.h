@@ -29,6 +29,7 @@ struct raw_target {
 	pthread_t thread;
 	int tid;
 	uint32_t slot;
+	uint64_t id;			/* of the registration */
 	volatile int ready;		/* 1, or -errno of the registration */
 	volatile int finished;
 	volatile uint64_t count;	/* progress of the body */
@@ -91,6 +92,7 @@ RAW_FN int raw_target_register(struct raw_target *t)
 	} while (ret == -EBUSY && reg.landing && ++t->slot < t->raw->setup.nr_slots);
 	if (!ret) {
 		t->slot = reg.slot;
+		t->id = reg.id;
 		t->land.slot = &t->raw->slots[t->slot];
 	}
 	return ret;

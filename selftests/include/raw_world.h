@@ -32,6 +32,21 @@ RAW_FN bool raw_world_ok(const struct upreempt_world *w)
 	       (!w->first_ns || w->first_ns >= w->request_ns) && w->depth >= 1;
 }
 
+/* Whether any of n threads makes a step within us of busy waiting. */
+RAW_FN bool raw_any_move(const struct raw_target *t, int n, uint64_t us)
+{
+	uint64_t end, before[n];
+	bool moved = false;
+
+	for (int i = 0; i < n; i++)
+		before[i] = t[i].count;
+	for (end = raw_now() + us * 1000; raw_now() < end;)
+		;
+	for (int i = 0; i < n; i++)
+		moved |= t[i].count != before[i];
+	return moved;
+}
+
 RAW_FN int raw_poll(struct raw *r, uint32_t slot)
 {
 	return raw_ioctl(r->fd, UPREEMPT_IOC_POLL, (void *)(uintptr_t)slot);

@@ -82,6 +82,59 @@ TEST_F(end, thread_exits_with_requests_in_flight)
 	       (unsigned long long)outcomes[UPREEMPT_GONE], (unsigned long long)refused);
 }
 
+static int ask_id(struct raw *r, uint32_t slot, uint32_t kind, uint32_t flags, uint64_t id,
+		  struct upreempt_event *e)
+{
+	struct upreempt_request req = raw_request_arg(slot, kind, flags);
+	int ret;
+
+	req.id = id;
+	req.deadline_ns = raw_in(RAW_LONG_MS);
+	ret = raw_ioctl(r->fd, UPREEMPT_IOC_REQUEST, &req);
+	*e = req.event;
+	return ret;
+}
+
+/* Who names the registration does not reach the next owner of the slot. */
+TEST_F(end, slot_of_another_thread)
+{
+	struct upreempt_stats stats;
+	struct raw_target t[3];
+	struct upreempt_event e;
+
+	ASSERT_EQ(0, raw_spinner(&t[0], &self->r, RAW_LANDING));
+	ASSERT_EQ(0, ask_id(&self->r, t[0].slot, UPREEMPT_REDIRECT, UPREEMPT_REQ_WAIT, t[0].id, &e));
+	EXPECT_EQ(UPREEMPT_LANDED, e.outcome);
+	for (int i = 1; i < 3; i++) {
+		/* it leaves by UNREGISTER, the second one by its exit */
+		t[i - 1].stay_registered = i == 2;
+		ASSERT_EQ(0, raw_target_stop(&t[i - 1]));
+		ASSERT_TRUE(RAW_UNTIL(!self->r.slots[t[0].slot].tid));
+		EXPECT_EQ(-ESRCH, ask_id(&self->r, t[0].slot, UPREEMPT_SAMPLE, 0, t[i - 1].id, &e));
+		ASSERT_EQ(0, raw_spinner(&t[i], &self->r, RAW_LANDING));
+		ASSERT_EQ(t[0].slot, t[i].slot);
+		EXPECT_LT(t[i - 1].id, t[i].id);
+		for (uint32_t kind = 1; kind < UPREEMPT_KIND_MAX; kind++) {
+			EXPECT_EQ(-ESRCH, ask_id(&self->r, t[i].slot, kind, 0, t[i - 1].id, &e));
+			EXPECT_EQ(-ESRCH, ask_id(&self->r, t[i].slot, kind, UPREEMPT_REQ_WAIT,
+						 t[i - 1].id, &e));
+			EXPECT_EQ(-ESRCH, ask_id(&self->r, t[i].slot, kind, UPREEMPT_REQ_RING,
+						 t[i - 1].id, &e));
+		}
+		ASSERT_EQ(0, raw_stats(&self->r, t[i].slot, &stats));
+		for (uint32_t kind = 1; kind < UPREEMPT_KIND_MAX; kind++)
+			EXPECT_EQ(0, stats.kinds[kind]);
+		/* its own name, and none, reach it */
+		ASSERT_EQ(0, ask_id(&self->r, t[i].slot, UPREEMPT_REDIRECT, UPREEMPT_REQ_WAIT,
+				    t[i].id, &e));
+		EXPECT_EQ(UPREEMPT_LANDED, e.outcome);
+		ASSERT_EQ(0, ask_id(&self->r, t[i].slot, UPREEMPT_SAMPLE, UPREEMPT_REQ_WAIT, 0, &e));
+		EXPECT_EQ(t[i].tid, (int)e.tid);
+	}
+	EXPECT_EQ(0, raw_target_stop(&t[2]));
+	EXPECT_EQ(1, t[2].land.count);
+}
+
 /* A request that waits for a safe point ends GONE with the thread, whoever waits for it. */
 TEST_F(end, gone)
 {

@@ -29,19 +29,6 @@ FIXTURE_TEARDOWN(hotplug)
 	raw_close(&self->r);
 }
 
-static void *cycle_main(void *arg)
-{
-	volatile int *stop = arg;
-	long cycles = 0;
-
-	while (!*stop) {
-		if (raw_cpu_online(1, false) || raw_cpu_online(1, true))
-			return (void *)-1L;
-		cycles++;
-	}
-	return (void *)cycles;
-}
-
 /* Threads are thrown off their CPU all the time; each request is answered. */
 TEST_F(hotplug, requests_while_a_cpu_goes_and_comes)
 {
@@ -55,7 +42,7 @@ TEST_F(hotplug, requests_while_a_cpu_goes_and_comes)
 
 	for (int i = 0; i < 3; i++)
 		ASSERT_EQ(0, raw_spinner(&t[i], &self->r, RAW_LANDING));
-	ASSERT_EQ(0, pthread_create(&thread, NULL, cycle_main, (void *)&stop));
+	ASSERT_EQ(0, pthread_create(&thread, NULL, raw_cpu1_cycle, (void *)&stop));
 	for (uint64_t end = raw_in(raw_scale(8000)); raw_now() < end; n++) {
 		struct raw_target *x = &t[n % 3];
 

@@ -21,21 +21,6 @@ FIXTURE_TEARDOWN(world)
 	raw_close(&self->r);
 }
 
-/* Whether any of n threads makes a step within us of busy waiting. */
-static bool any_moves(const struct raw_target *t, int n, uint64_t us)
-{
-	uint64_t before[16], end;
-	bool moved = false;
-
-	for (int i = 0; i < n; i++)
-		before[i] = t[i].count;
-	for (end = raw_now() + us * 1000; raw_now() < end;)
-		;
-	for (int i = 0; i < n; i++)
-		moved |= t[i].count != before[i];
-	return moved;
-}
-
 TEST_F(world, stops_what_runs_and_what_is_blocked)
 {
 	struct raw_target spin[3], rd[4];
@@ -60,10 +45,10 @@ TEST_F(world, stops_what_runs_and_what_is_blocked)
 			EXPECT_NE(0, w.slowest.tid);
 			EXPECT_TRUE(raw_in_spin(w.slowest.rip));
 		}
-		EXPECT_FALSE(any_moves(spin, 3, 3000));
+		EXPECT_FALSE(raw_any_move(spin, 3, 3000));
 		/* a blocked thread that comes back does not get far */
 		ASSERT_EQ(1, write(rd[i % 4].pipe[1], "x", 1));
-		EXPECT_FALSE(any_moves(rd, 4, 2000));
+		EXPECT_FALSE(raw_any_move(rd, 4, 2000));
 		ASSERT_EQ(0, raw_world_start(&self->r));
 		ASSERT_TRUE(raw_target_moves(&spin[i % 3]));
 		ASSERT_TRUE(RAW_UNTIL(rd[i % 4].count == (uint64_t)i / 4 + 1));
@@ -89,7 +74,7 @@ TEST_F(world, nothing_moves_in_many_stops)
 		ASSERT_EQ(0, raw_world_stop(&self->r, 0, 0, 5000, &w));
 		ASSERT_TRUE(raw_world_ok(&w));
 		ASSERT_EQ(2, w.landed + w.preempted);
-		moved += any_moves(t, 2, 20);
+		moved += raw_any_move(t, 2, 20);
 		landed += w.landed;
 		preempted += w.preempted;
 		sum += w.final_ns - w.request_ns;
@@ -174,7 +159,7 @@ TEST_F(world, nested_and_by_a_registered_thread)
 	}
 	EXPECT_EQ(-EBUSY, raw_unregister(&self->r, slot));
 	for (int depth = 3; depth; depth--) {
-		EXPECT_FALSE(any_moves(&t, 1, 1000));
+		EXPECT_FALSE(raw_any_move(&t, 1, 1000));
 		ASSERT_EQ(0, raw_world_start(&self->r));
 	}
 	EXPECT_TRUE(raw_target_moves(&t));
@@ -215,7 +200,7 @@ TEST_F(world, straggler_is_named_and_caught)
 	ASSERT_EQ(0, raw_world_stop(&self->r, 0, 0, 5000, &w));
 	EXPECT_EQ(2, w.depth);
 	EXPECT_EQ(0, w.stragglers);
-	EXPECT_FALSE(any_moves(t, 2, 1000));
+	EXPECT_FALSE(raw_any_move(t, 2, 1000));
 	ASSERT_EQ(0, raw_world_start(&self->r));
 	ASSERT_EQ(0, raw_world_start(&self->r));
 	EXPECT_TRUE(raw_target_moves(&t[0]));
@@ -288,10 +273,10 @@ TEST_F(world, threads_that_register_and_unregister_wait)
 		/* one step at most: the UNREGISTER of a thread that was unregistered already */
 		uint64_t before = t.count;
 
-		any_moves(&t, 1, 300);
+		raw_any_move(&t, 1, 300);
 		ASSERT_GE(1, t.count - before);
 		before = t.count;
-		ASSERT_FALSE(any_moves(&t, 1, 100) && t.count - before > 1);
+		ASSERT_FALSE(raw_any_move(&t, 1, 100) && t.count - before > 1);
 		ASSERT_EQ(0, raw_world_start(&self->r));
 	}
 	EXPECT_EQ(0, raw_target_stop(&t));
@@ -337,7 +322,7 @@ TEST_F(world, two_stoppers_and_a_stopper_that_dies)
 		EXPECT_EQ(-EAGAIN, raw_world_stop(&self->r, UPREEMPT_WORLD_TRY, 0, 0, &w));
 		EXPECT_EQ(-ETIMEDOUT, raw_world_stop(&self->r, 0, 0, 20, &w));
 		EXPECT_EQ(-EPERM, raw_world_start(&self->r));
-		EXPECT_FALSE(any_moves(&t, 1, 1000));
+		EXPECT_FALSE(raw_any_move(&t, 1, 1000));
 		s.go = 1;
 		/* its death lets the next one in */
 		ASSERT_EQ(0, raw_world_stop(&self->r, 0, 0, 5000, &w));
@@ -403,7 +388,7 @@ TEST_F(world, cpu_that_does_not_answer)
 	ASSERT_EQ(0, raw_world_stop(&self->r, 0, 0, 5000, &w));
 	EXPECT_EQ(0, w.stragglers);
 	EXPECT_EQ(1, w.landed + w.preempted);
-	EXPECT_FALSE(any_moves(&t, 1, 1000));
+	EXPECT_FALSE(raw_any_move(&t, 1, 1000));
 	ASSERT_EQ(0, raw_world_start(&self->r));
 	ASSERT_EQ(0, raw_world_start(&self->r));
 	/* and the next stop counts its answers right */
@@ -435,7 +420,7 @@ static void cooperate(struct __test_metadata *_metadata, struct raw *r,
 		coop += w.cooperated;
 		other += w.landed + w.preempted;
 		ASSERT_EQ(0, w.stragglers);
-		ASSERT_FALSE(any_moves(&t, 1, 20));
+		ASSERT_FALSE(raw_any_move(&t, 1, 20));
 		ASSERT_EQ(0, raw_world_start(r));
 	}
 	EXPECT_EQ(0, other);
@@ -468,7 +453,7 @@ TEST_F(world, grace_ends_for_a_thread_that_does_not_poll)
 		EXPECT_TRUE(raw_world_ok(&w));
 		EXPECT_EQ(3, w.landed + w.preempted);
 		EXPECT_LE(w.request_ns + 5000000, w.last_ns);
-		EXPECT_FALSE(any_moves(t, 3, 500));
+		EXPECT_FALSE(raw_any_move(t, 3, 500));
 		ASSERT_EQ(0, raw_world_start(&self->r));
 	}
 	for (int i = 0; i < 3; i++)
@@ -502,7 +487,7 @@ TEST_F(world, request_with_grace)
 		}
 		redirects += req.kind == UPREEMPT_REDIRECT;
 		if (req.kind == UPREEMPT_STOP) {
-			EXPECT_FALSE(any_moves(t, 1, 50));
+			EXPECT_FALSE(raw_any_move(t, 1, 50));
 			ASSERT_EQ(0, raw_release(&self->r, t->slot, req.seq));
 		}
 	}

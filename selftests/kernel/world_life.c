@@ -7,7 +7,6 @@
 #include <elf.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
-#include <linux/userfaultfd.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/procfs.h>
@@ -16,6 +15,7 @@
 #include <sys/stat.h>
 #include <sys/user.h>
 #include <sys/wait.h>
+#include "../include/raw_fault.h"
 #include "../include/raw_module.h"
 #include "../include/raw_world.h"
 
@@ -33,16 +33,6 @@ FIXTURE_TEARDOWN(life)
 {
 	raw_params_reset();
 	raw_close(&self->r);
-}
-
-/* Whether the thread makes a step within us of busy waiting. */
-static bool moves(const struct raw_target *t, uint64_t us)
-{
-	uint64_t before = t->count, end = raw_now() + us * 1000;
-
-	while (raw_now() < end)
-		;
-	return t->count != before;
 }
 
 /* -------- signals -------- */
@@ -72,7 +62,7 @@ TEST_F(life, signal_to_a_stopped_thread_is_handled_once_after_the_start)
 		ASSERT_EQ(0, pthread_kill(t->thread, SIGUSR1));
 		if (i % 3)
 			raw_sleep_us(3000);
-		EXPECT_FALSE(moves(&spin, 300));
+		EXPECT_FALSE(raw_any_move(&spin, 1, 300));
 		EXPECT_EQ(0, handled);
 		/* who is at the handler's first instruction is counted once */
 		ASSERT_EQ(0, raw_world_stop(&self->r, 0, 0, 5000, &w));
@@ -140,7 +130,7 @@ static int stopped_world(struct shared *s)
 	s->stopped = 1;
 	while (!s->go)
 		raw_sleep_us(500);
-	if (spin.count != before || moves(&spin, 2000))
+	if (spin.count != before || raw_any_move(&spin, 1, 2000))
 		return 3;
 	/* stopped anew, and still counted once */
 	if (raw_world_stop(&r, 0, 0, 5000, &w) || !raw_world_ok(&w) || w.threads != 2 ||
@@ -419,7 +409,7 @@ static void stop_forks(struct __test_metadata *_metadata, struct raw *r, bool vf
 		ASSERT_TRUE(raw_world_ok(&w));
 		EXPECT_EQ(1, w.threads);
 		EXPECT_EQ(0, w.stragglers);
-		EXPECT_FALSE(moves(&t, 500));
+		EXPECT_FALSE(raw_any_move(&t, 1, 500));
 		ASSERT_EQ(0, raw_world_start(r));
 	}
 	EXPECT_EQ(0, raw_target_stop(&t));
@@ -566,38 +556,14 @@ TEST_F(life, long_system_call_on_a_cpu)
 
 /* -------- in a fault -------- */
 
-static void body_fault(struct raw_target *t)
-{
-	volatile unsigned char *page = t->user;
-
-	t->count = 1;
-	t->result = *page;
-	t->count = 2;
-	while (!t->stop)
-		t->count++;
-}
-
 TEST_F(life, fault_that_waits)
 {
-	struct uffdio_api api = { .api = UFFD_API };
-	struct uffdio_register reg = { .mode = UFFDIO_REGISTER_MODE_MISSING };
-	struct uffdio_zeropage zero;
 	struct upreempt_world w;
 	struct raw_target t;
-	int fd = syscall(SYS_userfaultfd, O_CLOEXEC);
+	int fd = raw_faulter(&t, &self->r, RAW_NO_LANDING);
 
-	if (fd < 0)
-		SKIP(return, "no userfaultfd: %s", strerror(errno));
-	ASSERT_EQ(0, ioctl(fd, UFFDIO_API, &api));
-	raw_target_init(&t, &self->r, body_fault, RAW_NO_LANDING);
-	t.user = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	ASSERT_NE(MAP_FAILED, t.user);
-	reg.range.start = (uintptr_t)t.user;
-	reg.range.len = 4096;
-	ASSERT_EQ(0, ioctl(fd, UFFDIO_REGISTER, &reg));
-	ASSERT_EQ(0, raw_target_start(&t));
-	ASSERT_TRUE(RAW_UNTIL(t.count == 1));
-	ASSERT_TRUE(raw_sleeps(t.tid));
+	RAW_NEED_FAULTS(fd);
+	ASSERT_LE(0, fd);
 	/* where it may be held it is as good as stopped */
 	ASSERT_EQ(0, raw_world_stop(&self->r, 0, 0, 2000, &w));
 	EXPECT_TRUE(raw_world_ok(&w));
@@ -612,13 +578,12 @@ TEST_F(life, fault_that_waits)
 	EXPECT_EQ(t.tid, (int)w.late[0].tid);
 	EXPECT_EQ(UPREEMPT_R_DISABLED, w.late[0].reason);
 	/* it may go on there */
-	zero = (struct uffdio_zeropage){ .range = reg.range };
-	ASSERT_EQ(0, ioctl(fd, UFFDIO_ZEROPAGE, &zero));
+	ASSERT_EQ(0, raw_faulter_go(&t, fd));
 	EXPECT_TRUE(raw_target_moves(&t));
 	self->r.slots[t.slot].nopreempt = 0;
 	ASSERT_EQ(0, raw_world_stop(&self->r, 0, 0, 5000, &w));
 	EXPECT_EQ(0, w.stragglers);
-	EXPECT_FALSE(moves(&t, 1000));
+	EXPECT_FALSE(raw_any_move(&t, 1, 1000));
 	ASSERT_EQ(0, raw_world_start(&self->r));
 	ASSERT_EQ(0, raw_world_start(&self->r));
 	EXPECT_TRUE(raw_target_moves(&t));
@@ -666,7 +631,7 @@ static void stop_often(struct __test_metadata *_metadata, struct raw *r, struct 
 		ASSERT_TRUE(raw_target_moves(t));
 		ASSERT_EQ(0, raw_world_stop(r, 0, 0, 5000, &w));
 		ASSERT_EQ(1, w.landed + w.preempted + w.blocked);
-		ASSERT_FALSE(moves(t, 300));
+		ASSERT_FALSE(raw_any_move(t, 1, 300));
 		if (i % 10 == 0)
 			raw_sleep_us(2000);
 		ASSERT_EQ(0, raw_world_start(r));
@@ -728,7 +693,7 @@ TEST_F(life, descriptor_closed_while_stopped)
 	ASSERT_EQ(0, pthread_create(&thread, NULL, closing_stopper, &c));
 	ASSERT_TRUE(RAW_UNTIL(c.closed));
 	EXPECT_EQ(0, c.result);
-	EXPECT_FALSE(moves(&t, 30000));
+	EXPECT_FALSE(raw_any_move(&t, 1, 30000));
 	EXPECT_TRUE(raw_target_still(&t));
 	c.go = 1;
 	ASSERT_EQ(0, pthread_join(thread, NULL));
@@ -739,19 +704,6 @@ TEST_F(life, descriptor_closed_while_stopped)
 }
 
 /* -------- CPUs that come and go -------- */
-
-static void *cycle_main(void *arg)
-{
-	volatile int *stop = arg;
-	long cycles = 0;
-
-	while (!*stop) {
-		if (raw_cpu_online(1, false) || raw_cpu_online(1, true))
-			return (void *)-1L;
-		cycles++;
-	}
-	return (void *)cycles;
-}
 
 TEST_F(life, cpus_come_and_go)
 {
@@ -766,13 +718,13 @@ TEST_F(life, cpus_come_and_go)
 		SKIP(return, "needs a CPU that can go off line");
 	for (int i = 0; i < 3; i++)
 		ASSERT_EQ(0, raw_spinner(&t[i], &self->r, RAW_NO_LANDING));
-	ASSERT_EQ(0, pthread_create(&thread, NULL, cycle_main, (void *)&stop));
+	ASSERT_EQ(0, pthread_create(&thread, NULL, raw_cpu1_cycle, (void *)&stop));
 	for (uint64_t end = raw_in(raw_scale(6000)); raw_now() < end; n++) {
 		ASSERT_EQ(0, raw_world_stop(&self->r, 0, 0, 8000, &w));
 		ASSERT_TRUE(raw_world_ok(&w));
 		ASSERT_EQ(3, w.landed + w.preempted);
 		for (int i = 0; i < 3; i++)
-			moved += moves(&t[i], 100);
+			moved += raw_any_move(&t[i], 1, 100);
 		ASSERT_EQ(0, raw_world_start(&self->r));
 		if (n % 8 == 0)
 			raw_sleep_us(500);
@@ -807,7 +759,7 @@ TEST_F(life, long_stop_is_named_and_no_hung_task)
 	ASSERT_EQ(0, raw_world_stop(&self->r, 0, 0, 5000, &w));
 	ASSERT_EQ(1, write(rd.pipe[1], "x", 1));
 	raw_sleep_us(15000000);
-	EXPECT_FALSE(moves(&spin, 1000));
+	EXPECT_FALSE(raw_any_move(&spin, 1, 1000));
 	EXPECT_EQ(0, rd.count);
 	for (ssize_t len; (len = read(log, text, sizeof(text) - 1)) > 0 || errno == EPIPE;) {
 		text[len > 0 ? len : 0] = 0;

@@ -21,16 +21,6 @@ FIXTURE_TEARDOWN(race)
 	raw_close(&self->r);
 }
 
-/* Whether the thread makes a step within us of busy waiting. */
-static bool moves(const struct raw_target *t, uint64_t us)
-{
-	uint64_t before = t->count, end = raw_now() + us * 1000;
-
-	while (raw_now() < end)
-		;
-	return t->count != before;
-}
-
 static struct upreempt_world stop_arg(uint64_t grace_ns, uint64_t deadline_ns)
 {
 	struct upreempt_world w = { .size = sizeof(w), .grace_ns = grace_ns,
@@ -67,7 +57,7 @@ TEST_F(race, system_call_that_returns_before_the_hook_is_armed)
 		ASSERT_TRUE(raw_target_moves(&t));
 		raw_param("inject_refuse_arm", 1);
 		ASSERT_EQ(0, raw_world_stop(&self->r, 0, 0, 5000, &w));
-		moved += moves(&t, 200);
+		moved += raw_any_move(&t, 1, 200);
 		ASSERT_TRUE(raw_world_ok(&w));
 		EXPECT_EQ(0, w.stragglers);
 		raw_param("inject_refuse_arm", 0);
@@ -113,7 +103,7 @@ TEST_F(race, hook_that_comes_before_the_ipi)
 		ASSERT_EQ(0, raw_world_stop(&self->r, 0, 0, 5000, &w));
 		EXPECT_EQ(0, w.stragglers);
 		EXPECT_EQ(1, w.landed + w.preempted);
-		EXPECT_FALSE(moves(&t, 500));
+		EXPECT_FALSE(raw_any_move(&t, 1, 500));
 		ASSERT_EQ(0, raw_world_start(&self->r));
 		ASSERT_EQ(0, raw_world_start(&self->r));
 		ASSERT_EQ(0, raw_wait(&self->r, t.slot, seq, RAW_LONG_MS, &e));
@@ -263,7 +253,7 @@ TEST_F(race, grace_without_end)
 		ASSERT_EQ(0, raw_ioctl(self->r.fd, UPREEMPT_IOC_WORLD_STOP, &w));
 		EXPECT_TRUE(raw_world_ok(&w));
 		EXPECT_EQ(1, w.cooperated + w.blocked);
-		EXPECT_FALSE(moves(&poll, 100));
+		EXPECT_FALSE(raw_any_move(&poll, 1, 100));
 		ASSERT_EQ(0, raw_world_start(&self->r));
 	}
 	EXPECT_EQ(0, raw_target_stop(&poll));
@@ -400,13 +390,13 @@ TEST_F(race, region_without_preemption_on_the_way_to_another_gate)
 		EXPECT_EQ(1, w2.stragglers);
 		ASSERT_EQ(0, raw_world_stop(&self->r, 0, 0, 5000, &w));
 		EXPECT_EQ(1, w.landed + w.preempted);
-		EXPECT_FALSE(moves(&t, 1000));
+		EXPECT_FALSE(raw_any_move(&t, 1, 1000));
 		ASSERT_EQ(0, raw_world_start(&self->r));
 		EXPECT_TRUE(raw_target_moves(&t));
 		r2.slots[t.result].nopreempt = 0;
 		ASSERT_EQ(0, raw_world_stop(&r2, 0, 0, 5000, &w2));
 		EXPECT_EQ(0, w2.stragglers);
-		EXPECT_FALSE(moves(&t, 500));
+		EXPECT_FALSE(raw_any_move(&t, 1, 500));
 		ASSERT_EQ(0, raw_world_start(&r2));
 		ASSERT_EQ(0, raw_world_start(&r2));
 		ASSERT_TRUE(raw_target_moves(&t));
@@ -437,9 +427,9 @@ TEST_F(race, two_worlds_hold_one_thread)
 		ASSERT_TRUE(raw_world_ok(&w2));
 		EXPECT_EQ(1, w.landed + w.preempted);
 		EXPECT_EQ(1, w2.landed + w2.preempted);
-		EXPECT_FALSE(moves(&t, 50));
+		EXPECT_FALSE(raw_any_move(&t, 1, 50));
 		ASSERT_EQ(0, raw_world_start(i & 2 ? first : second));
-		EXPECT_FALSE(moves(&t, 100));
+		EXPECT_FALSE(raw_any_move(&t, 1, 100));
 		ASSERT_EQ(0, raw_world_start(i & 2 ? second : first));
 		ASSERT_TRUE(raw_target_moves(&t));
 	}

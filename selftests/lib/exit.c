@@ -7,6 +7,7 @@
  */
 #include "kselftest_harness.h"
 #include "ut.h"
+#include <sys/ioctl.h>
 #include <sys/wait.h>
 
 static volatile uint64_t runs;
@@ -185,6 +186,73 @@ static void *raw_exit_main(void *arg)
 }
 
 /* The whole process goes while a thread is held and others are asked */
+/* Exits without the library's knowledge: its handle looks alive */
+static void *dies(void *arg)
+{
+	struct ut_spinner *s = arg;
+	UPREEMPT_OPTS(upreempt_thread_opts, o, .handler = handler);
+
+	s->error = upreempt_thread_register(s->domain, &o, &s->thread);
+	if (!s->error)
+		syscall(SYS_exit, 0);
+	return NULL;
+}
+
+/* Takes the slot behind the library's back, which else sees that the handle is out of date */
+static void *takes_slot(void *arg)
+{
+	struct ut_spinner *s = arg;
+	struct upreempt_register reg = { .size = sizeof(reg) };
+
+	reg.slot = upreempt_thread_slot(s->thread);
+	if (ioctl(upreempt_domain_fd(s->domain), UPREEMPT_IOC_REGISTER, &reg))
+		s->error = -errno;
+	s->ready = 1;
+	if (!s->error)
+		ut_spin(&s->count, &s->quit);
+	return NULL;
+}
+
+/* A request to a thread that has left is not answered by the next one in its slot */
+TEST_F_TIMEOUT(leave, slot_of_another_thread, 60)
+{
+	struct upreempt_header *header = upreempt_domain_header(self->domain);
+	struct ut_spinner gone = { .domain = self->domain }, next;
+	struct upreempt_slot *slot;
+	struct upreempt_event ev;
+	struct upreempt_stats st;
+	uint64_t seq;
+
+	ASSERT_EQ(0, pthread_create(&gone.pthread, NULL, dies, &gone));
+	ASSERT_EQ(0, pthread_join(gone.pthread, NULL));
+	ASSERT_EQ(0, gone.error);
+	if (!ut_is_kmod(self->domain)) {
+		/* the slot is never another one's: nobody gave it back */
+		ASSERT_EQ(0, ut_request(gone.thread, UPREEMPT_REDIRECT, &ev));
+		EXPECT_EQ(UPREEMPT_GONE, ev.outcome);
+		return;
+	}
+	/* it is joined a moment before the scheduler has done with it */
+	slot = (void *)((char *)header + header->slots_off +
+			upreempt_thread_slot(gone.thread) * header->slot_size);
+	ASSERT_TRUE(UT_UNTIL(!__atomic_load_n(&slot->tid, __ATOMIC_ACQUIRE)));
+	next = gone;
+	ASSERT_EQ(0, pthread_create(&next.pthread, NULL, takes_slot, &next));
+	ASSERT_TRUE(UT_UNTIL(next.ready));
+	ASSERT_EQ(0, next.error);
+	ASSERT_TRUE(ut_moves(&next));
+	for (int kind = UPREEMPT_SAMPLE; kind < UPREEMPT_KIND_MAX; kind++) {
+		EXPECT_EQ(-ESRCH, ut_request(gone.thread, kind, &ev));
+		EXPECT_EQ(-ESRCH, ut_post(gone.thread, kind, &seq));
+	}
+	ASSERT_EQ(0, upreempt_domain_stats(self->domain, &st));
+	EXPECT_EQ(0, st.kinds[UPREEMPT_SAMPLE] + st.kinds[UPREEMPT_STOP] +
+		     st.kinds[UPREEMPT_REDIRECT]);
+	EXPECT_TRUE(ut_moves(&next));
+	next.quit = 1;
+	EXPECT_EQ(0, pthread_join(next.pthread, NULL));
+}
+
 TEST_F_TIMEOUT(leave, process_exit, 120)
 {
 	uint64_t n = ut_scale(300);

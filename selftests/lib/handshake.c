@@ -190,36 +190,13 @@ TEST_F_TIMEOUT(handshake, function_that_does_not_return, 60)
 	EXPECT_EQ(6, calls(&s.seen));
 }
 
-struct region {
-	struct upreempt_domain *domain;
-	struct upreempt_thread *thread;
-	volatile uint64_t inside, outside;
-	volatile int leave, quit;
-	pthread_t pthread;
-};
-
-static void *region_main(void *arg)
-{
-	struct region *g = arg;
-	UPREEMPT_OPTS(upreempt_thread_opts, opts, .handler = count_own);
-
-	if (upreempt_thread_register(g->domain, &opts, &g->thread))
-		return NULL;
-	upreempt_disable();
-	ut_spin(&g->inside, &g->leave);
-	upreempt_enable();
-	ut_spin(&g->outside, &g->quit);
-	return NULL;
-}
-
 TEST_F_TIMEOUT(handshake, thread_in_a_region, 60)
 {
 	struct upreempt_handshake h = { .size = sizeof(h) };
-	struct region g = { .domain = self->domain };
+	struct ut_region g = { .domain = self->domain, .handler = count_own };
 	struct seen seen = { .wrong = 0 };
 
-	ASSERT_EQ(0, pthread_create(&g.pthread, NULL, region_main, &g));
-	ASSERT_TRUE(UT_UNTIL(g.inside));
+	ASSERT_EQ(0, ut_region_start(&g));
 	EXPECT_EQ(1, upreempt_handshake(self->domain, note, &seen, ut_now() + 2 * UT_SEC, &h));
 	EXPECT_EQ(7, h.threads);
 	EXPECT_EQ(upreempt_thread_tid(g.thread), h.tid);
@@ -234,8 +211,7 @@ TEST_F_TIMEOUT(handshake, thread_in_a_region, 60)
 	EXPECT_EQ(6, calls(&seen));
 	ASSERT_EQ(0, upreempt_handshake(self->domain, note, &seen, ut_limit(), &h));
 	EXPECT_EQ(13, calls(&seen));
-	g.quit = 1;
-	EXPECT_EQ(0, ut_join(g.pthread));
+	EXPECT_EQ(0, ut_region_stop(&g));
 }
 
 struct caller {

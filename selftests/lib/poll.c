@@ -358,43 +358,17 @@ TEST(counted)
 }
 
 /* A poll where the thread may not be stopped grants nothing; the next one outside does */
-struct region {
-	struct upreempt_domain *domain;
-	struct upreempt_thread *thread;
-	volatile uint64_t inside;
-	volatile int leave, quit;
-	pthread_t pthread;
-};
-
-static void *region_main(void *arg)
-{
-	struct region *g = arg;
-
-	if (upreempt_thread_register(g->domain, NULL, &g->thread))
-		return NULL;
-	upreempt_disable();
-	while (!g->leave) {
-		upreempt_poll();
-		g->inside++;
-	}
-	upreempt_enable();
-	while (!g->quit)
-		upreempt_poll();
-	return NULL;
-}
-
 TEST(in_a_region)
 {
 	UPREEMPT_OPTS(upreempt_request_opts, o, .kind = UPREEMPT_STOP, .grace_ns = 60 * UT_SEC);
-	struct region g = { .domain = ut_open(4, 64) };
+	struct ut_region g = { .domain = ut_open(4, 64), .polls = true };
 	struct upreempt_event ev;
 	uint64_t seq;
 
 	ASSERT_NE(NULL, g.domain);
 	if (ut_is_kmod(g.domain))
 		SKIP(return, "a poll is a system call, which counts as BLOCKED in a region, too");
-	ASSERT_EQ(0, pthread_create(&g.pthread, NULL, region_main, &g));
-	ASSERT_TRUE(UT_UNTIL(g.inside));
+	ASSERT_EQ(0, ut_region_start(&g));
 	o.deadline_ns = ut_now() + 50 * UT_MS;
 	ASSERT_EQ(0, upreempt_request(g.thread, &o, &ev));
 	EXPECT_EQ(UPREEMPT_UNSAFE, ev.outcome);
@@ -406,8 +380,7 @@ TEST(in_a_region)
 	ASSERT_EQ(0, upreempt_wait(g.thread, seq, ut_limit(), &ev));
 	EXPECT_EQ(UPREEMPT_COOPERATED, ev.outcome);
 	EXPECT_EQ(0, upreempt_release(g.thread, seq));
-	g.quit = 1;
-	EXPECT_EQ(0, ut_join(g.pthread));
+	EXPECT_EQ(0, ut_region_stop(&g));
 	upreempt_domain_close(g.domain);
 }
 

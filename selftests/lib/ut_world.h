@@ -6,6 +6,7 @@
 #include "ut.h"
 #include <fcntl.h>
 #include <poll.h>
+#include <sys/prctl.h>
 
 /* The thread sleeps in a system call */
 static inline bool ut_sleeps(pid_t tid)
@@ -169,6 +170,64 @@ static inline int ut_poller_stop(struct ut_poller *p)
 	p->quit = 1;
 	err = ut_join(p->pthread);
 	return err ? err : p->error;
+}
+
+/* ---- a thread that is in a region, then outside -------------------------------- */
+
+struct ut_region {
+	struct upreempt_domain *domain;
+	upreempt_handler_fn handler;
+	bool polls;			/* instead of spinning */
+	struct upreempt_thread *thread;
+	volatile uint64_t inside, outside;
+	volatile int leave, quit;
+	int error;
+	pthread_t pthread;
+};
+
+static inline void ut_region_run(struct ut_region *g, volatile uint64_t *count, volatile int *quit)
+{
+	if (!g->polls)
+		ut_spin(count, quit);
+	while (!*quit) {
+		upreempt_poll();
+		++*count;
+	}
+}
+
+static inline void *ut_region_main(void *arg)
+{
+	struct ut_region *g = arg;
+	UPREEMPT_OPTS(upreempt_thread_opts, opts, .handler = g->handler);
+
+	prctl(PR_SET_NAME, "region");
+	g->error = upreempt_thread_register(g->domain, &opts, &g->thread);
+	if (g->error)
+		return NULL;
+	upreempt_disable();
+	ut_region_run(g, &g->inside, &g->leave);
+	upreempt_enable();
+	ut_region_run(g, &g->outside, &g->quit);
+	return NULL;
+}
+
+/* Start it and wait until it is in its region */
+static inline int ut_region_start(struct ut_region *g)
+{
+	int err = pthread_create(&g->pthread, NULL, ut_region_main, g);
+
+	return err ? -err : UT_UNTIL(g->inside) ? 0 : -ETIMEDOUT;
+}
+
+/* It exits as it is, registered. */
+static inline int ut_region_stop(struct ut_region *g)
+{
+	int err;
+
+	g->leave = 1;
+	g->quit = 1;
+	err = ut_join(g->pthread);
+	return err ? err : g->error;
 }
 
 /* ---- stopping -------------------------------------------------------------------- */

@@ -5,7 +5,6 @@
  */
 #include "kselftest_harness.h"
 #include "ut_world.h"
-#include <sys/prctl.h>
 #include <sys/wait.h>
 
 #define SPIN	3
@@ -157,6 +156,8 @@ TEST_F_TIMEOUT(world, bad_arguments, 60)
 
 	EXPECT_EQ(-EINVAL, upreempt_world_stop(NULL, NULL, &w));
 	EXPECT_EQ(-EINVAL, upreempt_world_stop(self->domain, &bad, &w));
+	bad.flags = UPREEMPT_WORLD_SIGNALS;
+	EXPECT_EQ(-EINVAL, upreempt_world_stop(self->domain, &bad, &w));
 	EXPECT_EQ(-EINVAL, upreempt_world_stop(self->domain, &zero, &w));
 	EXPECT_EQ(-EINVAL, upreempt_world_start(NULL));
 	EXPECT_EQ(-EPERM, upreempt_world_start(self->domain));
@@ -261,41 +262,18 @@ TEST_F_TIMEOUT(world, deadline_in_the_past, 60)
 
 /* ---- a thread that may not be stopped ------------------------------------------ */
 
-struct region {
-	struct upreempt_domain *domain;
-	struct upreempt_thread *thread;
-	volatile uint64_t inside, outside;
-	volatile int leave, quit;
-	pthread_t pthread;
-};
-
-static void *region_main(void *arg)
-{
-	struct region *g = arg;
-
-	prctl(PR_SET_NAME, "region");
-	if (upreempt_thread_register(g->domain, NULL, &g->thread))
-		return NULL;
-	upreempt_disable();
-	ut_spin(&g->inside, &g->leave);
-	upreempt_enable();
-	ut_spin(&g->outside, &g->quit);
-	return NULL;
-}
-
 TEST_F_TIMEOUT(world, straggler_is_named_and_caught, 60)
 {
 	UPREEMPT_OPTS(upreempt_world_opts, opts, .flags = 0);
-	struct region g = { .domain = self->domain };
+	struct ut_region g = { .domain = self->domain };
 	UPREEMPT_OPTS(upreempt_snapshot, at, .sp = 0);
 	struct upreempt_world w;
 	struct upreempt_stats st;
-	char text[600];
+	char text[600], sent[40];
 	uint64_t n;
 
 	ASSERT_EQ(0, start(self, 1, 1));
-	ASSERT_EQ(0, pthread_create(&g.pthread, NULL, region_main, &g));
-	ASSERT_TRUE(UT_UNTIL(g.inside));
+	ASSERT_EQ(0, ut_region_start(&g));
 	opts.flags = UPREEMPT_WORLD_ALL;
 	opts.deadline_ns = ut_now() + UT_SEC;
 	EXPECT_EQ(-ETIMEDOUT, upreempt_world_stop(self->domain, &opts, &w));
@@ -321,6 +299,10 @@ TEST_F_TIMEOUT(world, straggler_is_named_and_caught, 60)
 	EXPECT_LT(0, upreempt_world_format(&w, text, sizeof(text)));
 	EXPECT_NE(NULL, strstr(text, "late: region["));
 	EXPECT_NE(NULL, strstr(text, "DISABLED"));
+	/* what was sent is called by its name, whatever the flags of the stop were */
+	snprintf(sent, sizeof(sent), "; %u %s, sent", w.ipis, self->kmod ? "IPIs" : "signals");
+	EXPECT_NE(NULL, strstr(text, sent));
+	EXPECT_EQ(self->kmod ? 0 : UPREEMPT_WORLD_SIGNALS, w.flags);
 	printf("# %s\n", text);
 	/* the others stand, it does not, and nobody says that it would */
 	EXPECT_TRUE(all_stand(self, 10 * UT_MS));
@@ -342,19 +324,17 @@ TEST_F_TIMEOUT(world, straggler_is_named_and_caught, 60)
 	EXPECT_TRUE(UT_UNTIL(g.outside != n));
 	ASSERT_EQ(0, upreempt_domain_stats(self->domain, &st));
 	EXPECT_EQ(2, st.world_late);
-	g.quit = 1;
-	EXPECT_EQ(0, ut_join(g.pthread));
+	EXPECT_EQ(0, ut_region_stop(&g));
 }
 
 /* A straggler that nobody waited for any more is not stopped by what is long over */
 TEST_F_TIMEOUT(world, straggler_of_a_world_that_goes_on, 60)
 {
 	UPREEMPT_OPTS(upreempt_world_opts, opts, .deadline_ns = ut_now() + 20 * UT_MS);
-	struct region g = { .domain = self->domain };
+	struct ut_region g = { .domain = self->domain };
 	struct upreempt_world w;
 
-	ASSERT_EQ(0, pthread_create(&g.pthread, NULL, region_main, &g));
-	ASSERT_TRUE(UT_UNTIL(g.inside));
+	ASSERT_EQ(0, ut_region_start(&g));
 	ASSERT_EQ(1, upreempt_world_stop(self->domain, &opts, &w));
 	EXPECT_EQ(0, upreempt_world_start(self->domain));
 	g.leave = 1;
@@ -362,43 +342,40 @@ TEST_F_TIMEOUT(world, straggler_of_a_world_that_goes_on, 60)
 	ASSERT_EQ(0, ut_world_stop(self->domain, 0, &w));
 	EXPECT_EQ(1, w.landed + w.preempted);
 	EXPECT_EQ(0, upreempt_world_start(self->domain));
-	g.quit = 1;
-	EXPECT_EQ(0, ut_join(g.pthread));
+	EXPECT_EQ(0, ut_region_stop(&g));
 }
 
 static void *spin_unregistered(void *arg)
 {
-	struct region *g = arg;
+	struct ut_spinner *s = arg;
 
-	ut_spin(&g->inside, &g->leave);
+	ut_spin(&s->count, &s->quit);
 	return NULL;
 }
 
 TEST_F_TIMEOUT(world, unregistered_threads, 60)
 {
 	UPREEMPT_OPTS(upreempt_world_opts, opts, .flags = UPREEMPT_WORLD_REGISTERED);
-	struct region g = { 0 };
+	struct ut_spinner s = { 0 };
 	struct upreempt_world w;
-	uint64_t n;
 
 	ASSERT_EQ(0, start(self, 1, 0));
 	ASSERT_EQ(0, upreempt_world_stop(self->domain, &opts, &w));
 	EXPECT_EQ(0, upreempt_world_start(self->domain));
-	ASSERT_EQ(0, pthread_create(&g.pthread, NULL, spin_unregistered, &g));
-	ASSERT_TRUE(UT_UNTIL(g.inside));
+	ASSERT_EQ(0, pthread_create(&s.pthread, NULL, spin_unregistered, &s));
+	ASSERT_TRUE(ut_moves(&s));
 	ASSERT_EQ(0, ut_world_stop(self->domain, 0, &w));
 	EXPECT_EQ(1, w.unregistered);
 	EXPECT_EQ(1, w.threads);
-	n = g.inside;
-	EXPECT_TRUE(UT_UNTIL(g.inside != n));
+	EXPECT_TRUE(ut_moves(&s));
 	EXPECT_EQ(0, upreempt_world_start(self->domain));
 	memset(&w, 0, sizeof(w));
 	EXPECT_EQ(-EBUSY, upreempt_world_stop(self->domain, &opts, &w));
 	EXPECT_EQ(1, w.unregistered);
 	EXPECT_EQ(-EPERM, upreempt_world_start(self->domain));
 	EXPECT_TRUE(all_move(self));
-	g.leave = 1;
-	EXPECT_EQ(0, ut_join(g.pthread));
+	s.quit = 1;
+	EXPECT_EQ(0, ut_join(s.pthread));
 }
 
 /* ---- whose world it is ----------------------------------------------------------- */

@@ -7,6 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <sys/types.h>
 #include <time.h>
 
 #define EXIT_USAGE 2
@@ -18,10 +19,29 @@ int cmd_stat(int argc, char **argv);
 
 /* "upreempt CMD: ...; see 'upreempt CMD --help'" on the standard error; returns EXIT_USAGE */
 int wrong_use(const char *cmd, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-/* What getopt_long() with ":" in front and opterr 0 complained of */
-int wrong_option(const char *cmd, int result, char **argv);
-/* A whole number between lo and hi, else false */
-bool parse_number(const char *s, long long lo, long long hi, long long *v);
+
+/*
+ * One option of a subcommand: "--name VALUE", and "-l VALUE" where there is a letter.
+ * One of the four pointers says what it takes and where it goes.
+ */
+struct cmd_option {
+	const char *name;
+	char letter;
+	bool *flag;			/* takes nothing */
+	const char **text;
+	pid_t *process;			/* one that exists */
+	long long *number;		/* between lo and hi */
+	long long lo, hi;
+	const char *takes;		/* "seconds, 1 to 60" */
+};
+
+/*
+ * Fill in what the table up to {} names; -h, --help prints the usage. The arguments that
+ * follow go to *rest, NULL when there are none; rest NULL: there may be none.
+ * argv[0] is the subcommand. Returns -1: go on; else the exit status.
+ */
+int parse_options(int argc, char **argv, const char *usage, const struct cmd_option *options,
+		  char ***rest);
 
 /* The first line of a small file without its newline; false when it cannot be read */
 bool read_line(const char *path, char *buf, size_t size);

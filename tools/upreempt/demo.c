@@ -12,7 +12,6 @@
 #include "sym.h"
 
 #include <errno.h>
-#include <getopt.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -44,7 +43,7 @@ static const char usage[] =
 
 struct options {
 	enum upreempt_backend backend;	/* AUTO: both */
-	unsigned int rounds;
+	long long rounds;
 	bool json;
 };
 
@@ -390,47 +389,24 @@ static void show_head(const struct cpus *cpus)
 /* -1: go on; else the exit status */
 static int parse(int argc, char **argv, struct options *o)
 {
-	static const struct option longs[] = {
-		{ "backend", required_argument, NULL, 'b' },
-		{ "rounds", required_argument, NULL, 'n' },
-		{ "json", no_argument, NULL, 'j' },
-		{ "help", no_argument, NULL, 'h' },
+	const char *backend = "both";
+	const struct cmd_option options[] = {
+		{ "backend", 'b', .text = &backend },
+		{ "rounds", 'n', .number = &o->rounds, .lo = 1, .hi = 1000000,
+		  .takes = "a number, 1 to 1000000" },
+		{ "json", .flag = &o->json },
 		{}
 	};
-	long long n;
-	int c;
+	int ret = parse_options(argc, argv, usage, options, NULL);
 
-	while ((c = getopt_long(argc, argv, "+:b:n:h", longs, NULL)) != -1) {
-		switch (c) {
-		case 'b':
-			if (!strcmp(optarg, "both"))
-				o->backend = UPREEMPT_BACKEND_AUTO;
-			else if (!strcmp(optarg, "kmod"))
-				o->backend = UPREEMPT_BACKEND_KMOD;
-			else if (!strcmp(optarg, "signal"))
-				o->backend = UPREEMPT_BACKEND_SIGNAL;
-			else
-				return wrong_use("demo", "--backend is both, kmod or signal, not '%s'",
-						 optarg);
-			break;
-		case 'n':
-			if (!parse_number(optarg, 1, 1000000, &n))
-				return wrong_use("demo", "-n takes a number, 1 to 1000000, not '%s'",
-						 optarg);
-			o->rounds = n;
-			break;
-		case 'j':
-			o->json = true;
-			break;
-		case 'h':
-			fputs(usage, stdout);
-			return 0;
-		default:
-			return wrong_option("demo", c, argv);
-		}
-	}
-	if (optind < argc)
-		return wrong_use("demo", "it takes no argument, not '%s'", argv[optind]);
+	if (ret >= 0)
+		return ret;
+	if (!strcmp(backend, "kmod"))
+		o->backend = UPREEMPT_BACKEND_KMOD;
+	else if (!strcmp(backend, "signal"))
+		o->backend = UPREEMPT_BACKEND_SIGNAL;
+	else if (strcmp(backend, "both"))
+		return wrong_use("demo", "--backend is both, kmod or signal, not '%s'", backend);
 	return -1;
 }
 

@@ -5,7 +5,6 @@
 
 #include <cpuid.h>
 #include <errno.h>
-#include <getopt.h>
 #include <grp.h>
 #include <pwd.h>
 #include <stdlib.h>
@@ -194,24 +193,13 @@ static void show_backend(const struct upreempt_info *info)
 
 int cmd_info(int argc, char **argv)
 {
-	static const struct option longs[] = {
-		{ "json", no_argument, NULL, 'j' }, { "help", no_argument, NULL, 'h' }, {}
-	};
 	struct upreempt_info info = { .size = sizeof(info) };
 	bool json = false;
-	int c, err;
+	const struct cmd_option options[] = { { "json", .flag = &json }, {} };
+	int err = parse_options(argc, argv, usage, options, NULL);
 
-	while ((c = getopt_long(argc, argv, "+:h", longs, NULL)) != -1) {
-		if (c == 'h') {
-			fputs(usage, stdout);
-			return 0;
-		}
-		if (c != 'j')
-			return wrong_option("info", c, argv);
-		json = true;
-	}
-	if (optind < argc)
-		return wrong_use("info", "it takes no argument, not '%s'", argv[optind]);
+	if (err >= 0)
+		return err;
 	err = upreempt_get_info(&info);
 	if (err) {
 		fprintf(stderr, "upreempt info: the library failed: %s\n", strerror(-err));

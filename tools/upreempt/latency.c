@@ -7,7 +7,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <getopt.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -39,8 +38,7 @@ static const char usage[] =
 
 struct options {
 	pid_t pid;
-	long long duration;
-	int signo;
+	long long duration, signo;
 	const char *pin;
 	bool table_only, json;
 	char **command;
@@ -56,59 +54,23 @@ static void on_interrupt(int signo)
 /* -1: go on; else the exit status */
 static int parse(int argc, char **argv, struct options *o)
 {
-	static const struct option longs[] = {
-		{ "pid", required_argument, NULL, 'p' },
-		{ "duration", required_argument, NULL, 'd' },
-		{ "signal", required_argument, NULL, 's' },
-		{ "pin", required_argument, NULL, 'P' },
-		{ "table", no_argument, NULL, 't' },
-		{ "json", no_argument, NULL, 'j' },
-		{ "help", no_argument, NULL, 'h' },
+	const struct cmd_option options[] = {
+		{ "pid", 'p', .process = &o->pid },
+		{ "duration", 'd', .number = &o->duration, .lo = 1, .hi = 1000000,
+		  .takes = "seconds, 1 to 1000000" },
+		{ "signal", 's', .number = &o->signo, .lo = 0, .hi = 64,
+		  .takes = "a number, 0 to 64" },
+		{ "pin", 'P', .text = &o->pin },
+		{ "table", 't', .flag = &o->table_only },
+		{ "json", .flag = &o->json },
 		{}
 	};
-	long long n;
-	int c;
+	int ret = parse_options(argc, argv, usage, options, &o->command);
 
-	while ((c = getopt_long(argc, argv, "+:p:d:s:P:th", longs, NULL)) != -1) {
-		switch (c) {
-		case 'p':
-			if (!parse_number(optarg, 1, 1 << 22, &n))
-				return wrong_use("latency", "-p takes a process id, not '%s'", optarg);
-			o->pid = n;
-			break;
-		case 'd':
-			if (!parse_number(optarg, 1, 1000000, &o->duration))
-				return wrong_use("latency", "-d takes seconds, 1 to 1000000, not '%s'",
-						 optarg);
-			break;
-		case 's':
-			if (!parse_number(optarg, 0, 64, &n))
-				return wrong_use("latency", "--signal takes a number, 0 to 64, not '%s'",
-						 optarg);
-			o->signo = n;
-			break;
-		case 'P':
-			o->pin = optarg;
-			break;
-		case 't':
-			o->table_only = true;
-			break;
-		case 'j':
-			o->json = true;
-			break;
-		case 'h':
-			fputs(usage, stdout);
-			return 0;
-		default:
-			return wrong_option("latency", c, argv);
-		}
-	}
-	if (optind < argc)
-		o->command = argv + optind;
+	if (ret >= 0)
+		return ret;
 	if (o->command && o->pid)
 		return wrong_use("latency", "give -p PID or a command, not both");
-	if (o->pid && kill(o->pid, 0) && errno == ESRCH)
-		return wrong_use("latency", "there is no process %d", o->pid);
 	return -1;
 }
 

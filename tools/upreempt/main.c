@@ -2,7 +2,6 @@
 /* upreempt: one command, its subcommands in one table. */
 #include "cmd.h"
 
-#include <errno.h>
 #include <getopt.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -33,29 +32,6 @@ int wrong_use(const char *cmd, const char *fmt, ...)
 	va_end(ap);
 	fprintf(stderr, "; see 'upreempt %s%s--help'\n", cmd ?: "", cmd ? " " : "");
 	return EXIT_USAGE;
-}
-
-int wrong_option(const char *cmd, int result, char **argv)
-{
-	const char *given = argv[optind - 1];
-
-	if (result == ':')
-		return wrong_use(cmd, "option '%s' needs a value", given);
-	/* optopt is the letter inside a cluster, 0 or the option's value for a long one */
-	if (optopt && strncmp(given, "--", 2))
-		return wrong_use(cmd, "unknown option '-%c'", optopt);
-	if (optopt)
-		return wrong_use(cmd, "option '%s' takes no value", given);
-	return wrong_use(cmd, "unknown option '%s'", given);
-}
-
-bool parse_number(const char *s, long long lo, long long hi, long long *v)
-{
-	char *end;
-
-	errno = 0;
-	*v = strtoll(s, &end, 10);
-	return !errno && end != s && !*end && *v >= lo && *v <= hi;
 }
 
 bool read_line(const char *path, char *buf, size_t size)

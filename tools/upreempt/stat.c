@@ -10,7 +10,6 @@
 
 #include <dirent.h>
 #include <errno.h>
-#include <getopt.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -496,62 +495,24 @@ static void show(const struct snapshot *s, const struct snapshot *before, const 
 
 /* ---- the command --------------------------------------------------------- */
 
-/* -1: go on; else the exit status */
-static int parse(int argc, char **argv, struct options *o)
-{
-	static const struct option longs[] = {
-		{ "pid", required_argument, NULL, 'p' },
-		{ "interval", required_argument, NULL, 'i' },
-		{ "count", required_argument, NULL, 'c' },
-		{ "json", no_argument, NULL, 'j' },
-		{ "help", no_argument, NULL, 'h' },
-		{}
-	};
-	long long n;
-	int c;
-
-	while ((c = getopt_long(argc, argv, "+:p:i:c:h", longs, NULL)) != -1) {
-		switch (c) {
-		case 'p':
-			if (!parse_number(optarg, 1, 1 << 22, &n))
-				return wrong_use("stat", "-p takes a process id, not '%s'", optarg);
-			o->pid = n;
-			break;
-		case 'i':
-			if (!parse_number(optarg, 1, 86400, &o->interval))
-				return wrong_use("stat", "-i takes seconds, 1 to 86400, not '%s'", optarg);
-			break;
-		case 'c':
-			if (!parse_number(optarg, 1, 1000000000, &o->count))
-				return wrong_use("stat", "-c takes a number from 1, not '%s'", optarg);
-			break;
-		case 'j':
-			o->json = true;
-			break;
-		case 'h':
-			fputs(usage, stdout);
-			return 0;
-		default:
-			return wrong_option("stat", c, argv);
-		}
-	}
-	if (optind < argc)
-		return wrong_use("stat", "it takes no argument, not '%s' (-p for a process)",
-				 argv[optind]);
-	if (o->pid && kill(o->pid, 0) && errno == ESRCH)
-		return wrong_use("stat", "there is no process %d", o->pid);
-	return -1;
-}
-
 int cmd_stat(int argc, char **argv)
 {
 	struct options o = { .interval = 1 };
+	const struct cmd_option options[] = {
+		{ "pid", 'p', .process = &o.pid },
+		{ "interval", 'i', .number = &o.interval, .lo = 1, .hi = 86400,
+		  .takes = "seconds, 1 to 86400" },
+		{ "count", 'c', .number = &o.count, .lo = 1, .hi = 1000000000,
+		  .takes = "a number from 1" },
+		{ "json", .flag = &o.json },
+		{}
+	};
 	struct sigaction sa = { .sa_handler = on_interrupt };
 	struct snapshot now = {}, before = {};
 	bool live;
 	int ret;
 
-	ret = parse(argc, argv, &o);
+	ret = parse_options(argc, argv, usage, options, NULL);
 	if (ret >= 0)
 		return ret;
 	if (!module_loaded()) {

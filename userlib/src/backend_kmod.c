@@ -15,9 +15,9 @@
 
 #define MAX_STOPS	64
 
-/* STOPs that may hold the thread, so that closing the domain can release them */
+/* stops: those that may hold the thread, so that closing the domain can release them */
 struct kmod_thread {
-	uint32_t lock;
+	uint64_t id;			/* of the registration: a slot may have another owner */
 	uint64_t stops[MAX_STOPS];
 };
 
@@ -207,8 +207,10 @@ static int kmod_add(struct upreempt_thread *t, const struct upreempt_register *r
 			continue;
 		reg = *r;
 		reg.slot = i;
-		if (!ioctl(d->fd, UPREEMPT_IOC_REGISTER, &reg))
+		if (!ioctl(d->fd, UPREEMPT_IOC_REGISTER, &reg)) {
+			t->kmod->id = reg.id;
 			return 0;
+		}
 		if (errno != EBUSY)
 			break;
 	}
@@ -297,6 +299,7 @@ static void fill_request(struct upreempt_request *rq, const struct upreempt_thre
 	rq->cookie = o->cookie;
 	rq->deadline_ns = o->deadline_ns;
 	rq->grace_ns = o->grace_ns;
+	rq->id = t->kmod->id;
 }
 
 static int kmod_request(struct upreempt_thread *t, const struct upreempt_request_opts *o,

@@ -28,14 +28,32 @@ long upreempt_syscall(long nr, long a, long b, long c, long d, long e, long f)
 	return ret;
 }
 
-void upreempt_check(void)
+static void check(const struct upreempt_thread *t)
 {
-	struct upreempt_thread *t = upreempt_self;
-
-	if (!t)
-		return;
 	if (t->kflags & KRESUME_CAN)
 		upreempt_syscall(SYS_ioctl, t->fd, UPREEMPT_IOC_CHECK, t->index, 0, 0, 0);
 	else
 		upreempt_syscall(SYS_tgkill, t->pid, t->tid, t->signo, 0, 0, 0);
+}
+
+/*
+ * One visit grants at most one REDIRECT, as there is one slot to hand its registers over:
+ * while that is what a visit did, there may be another one. No more than a thread can have,
+ * for somebody may go on asking.
+ */
+void upreempt_check(void)
+{
+	struct upreempt_thread *t = upreempt_self;
+	uint64_t seq;
+	int left;
+
+	if (!t)
+		return;
+	for (left = SIG_MAX_REQUESTS; left; left--) {
+		seq = __atomic_load_n(&t->slot->seq, __ATOMIC_RELAXED);
+		check(t);
+		if (__atomic_load_n(&t->slot->seq, __ATOMIC_RELAXED) == seq ||
+		    !__atomic_load_n(&t->slot->pending, __ATOMIC_RELAXED))
+			return;
+	}
 }

@@ -396,6 +396,7 @@ static void report(struct upreempt_domain *d, const struct upreempt_thread *self
 	all = count_threads();
 	r->unregistered = all > registered ? all - registered : 0;
 	r->threads = r->landed + r->cooperated + r->stragglers;
+	r->flags |= UPREEMPT_WORLD_SIGNALS;
 	r->gone = w->gone;
 	r->ipis = w->ipis;
 	r->depth = ++w->depth;

@@ -101,12 +101,13 @@ int upreempt_world_format(const struct upreempt_world *r, char *text, size_t siz
 			 s->reason ? upreempt_reason_name(s->reason) : "");
 	}
 	return snprintf(text, size, "%u threads in %llu us: %u landed, %u preempted, "
-			"%u cooperated, %u blocked, %u late, %u unregistered; %u IPIs, "
+			"%u cooperated, %u blocked, %u late, %u unregistered; %u %s, "
 			"sent after %llu us, answered after %llu us, first stood after %llu us, "
 			"last after %llu us%s", r->threads,
 			(unsigned long long)us(r->final_ns, r->request_ns), r->landed,
 			r->preempted, r->cooperated, r->blocked, r->stragglers, r->unregistered,
-			r->ipis, (unsigned long long)us(r->sent_ns, r->request_ns),
+			r->ipis, r->flags & UPREEMPT_WORLD_SIGNALS ? "signals" : "IPIs",
+			(unsigned long long)us(r->sent_ns, r->request_ns),
 			(unsigned long long)us(r->acked_ns, r->request_ns),
 			(unsigned long long)us(r->first_ns, r->request_ns),
 			(unsigned long long)us(r->last_ns, r->request_ns), who);

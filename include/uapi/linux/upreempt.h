@@ -266,7 +266,8 @@ struct upreempt_register {
 	__u64 stack_hi;
 	__u32 stack_need;		/* bytes a landing needs below rsp - 128 */
 	__u32 reserved32;		/* 0 */
-	__u64 reserved[3];		/* 0 */
+	__u64 id;			/* out: the registration's, rising in the domain, never 0 */
+	__u64 reserved[2];		/* 0 */
 };
 
 #define UPREEMPT_REQ_WAIT	(1U << 0)	/* return when it is final */
@@ -288,7 +289,8 @@ struct upreempt_request {
 	__u64 deadline_ns;		/* absolute; 0: none */
 	__u64 seq;			/* out */
 	__u64 grace_ns;			/* time to come by itself; 0: force at once */
-	__u64 reserved[2];		/* 0 */
+	__u64 id;			/* upreempt_register.id; 0: whoever has the slot */
+	__u64 reserved;			/* 0 */
 	struct upreempt_event event;	/* out, with WAIT */
 };
 
@@ -415,8 +417,8 @@ struct upreempt_xstate {
 /* UNREGISTER the calling thread. EPERM: the slot is another thread's. ESRCH: nobody's. */
 #define UPREEMPT_IOC_UNREGISTER	_IOW(UPREEMPT_IOC_MAGIC, 0x43, struct upreempt_ref)
 /*
- * REQUEST. ESRCH: no thread in that slot. EAGAIN: max_requests are outstanding (with WAIT:
- * until the deadline).
+ * REQUEST. ESRCH: no thread in that slot, or one with another registration than id. EAGAIN:
+ * max_requests are outstanding (with WAIT: until the deadline).
  * EDEADLK: STOP of oneself. EOPNOTSUPP: the thread has no landing. EINTR: see above.
  */
 #define UPREEMPT_IOC_REQUEST	_IOWR(UPREEMPT_IOC_MAGIC, 0x44, struct upreempt_request)

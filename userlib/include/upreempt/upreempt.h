@@ -313,6 +313,9 @@ struct upreempt_world_opts {
 	uint64_t	deadline_ns;
 };
 
+/* Set in report->flags by the signal backend, refused in opts: report->ipis counts signals */
+#define UPREEMPT_WORLD_SIGNALS	(1U << 31)
+
 /*
  * Stop all threads of the domain but the caller. Returns how many are still running at
  * the deadline (0: none; report->late names them); all others run no user instruction
