@@ -55,6 +55,7 @@ SIZE(upreempt_resume, 200);	ENDS(upreempt_resume, regs, 200);
 SIZE(upreempt_eventfd, 8);	ENDS(upreempt_eventfd, fd, 8);
 SIZE(upreempt_stats, 464);	ENDS(upreempt_stats, world_late, 464);
 SIZE(upreempt_world_thread, 48);	ENDS(upreempt_world_thread, comm, 48);
+SIZE(upreempt_xstate, 48);	ENDS(upreempt_xstate, reserved, 48);
 SIZE(upreempt_world, 560);	ENDS(upreempt_world, late, 560);
 AT(upreempt_request, event, 64); AT(upreempt_wait, event, 32);	AT(upreempt_register, landing, 16);
 AT(upreempt_register, id, 64);	AT(upreempt_request, grace_ns, 40); AT(upreempt_request, id, 48);

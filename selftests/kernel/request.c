@@ -617,8 +617,8 @@ TEST_F(req, deadline)
 	ASSERT_EQ(0, raw_spinner(&t, &self->r, RAW_LANDING));
 	self->r.slots[t.slot].nopreempt = 1;
 	for (int kind = UPREEMPT_STOP; kind <= UPREEMPT_REDIRECT; kind++) {
-		deadline = raw_in(30);
-		ASSERT_EQ(0, raw_ask(&self->r, t.slot, kind, 30, &e));
+		deadline = raw_in(100);
+		ASSERT_EQ(0, raw_ask(&self->r, t.slot, kind, 100, &e));
 		EXPECT_TRUE(raw_event_ok(&e));
 		EXPECT_EQ(UPREEMPT_UNSAFE, e.outcome);
 		EXPECT_EQ(UPREEMPT_R_DISABLED, e.reason);

@@ -478,7 +478,9 @@ TEST_F(world, request_with_grace)
 		req.grace_ns = t == &poll ? 2000000000 : 1000000;
 		ASSERT_EQ(0, raw_ioctl(self->r.fd, UPREEMPT_IOC_REQUEST, &req));
 		if (t == &poll) {
-			EXPECT_EQ(UPREEMPT_COOPERATED, req.event.outcome);
+			/* a kernel that preempts itself may switch it out inside the poll */
+			if (req.event.outcome != UPREEMPT_BLOCKED)
+				EXPECT_EQ(UPREEMPT_COOPERATED, req.event.outcome);
 			coop += req.event.outcome == UPREEMPT_COOPERATED;
 		} else {
 			EXPECT_EQ(UPREEMPT_LANDED, req.event.outcome);
@@ -493,6 +495,7 @@ TEST_F(world, request_with_grace)
 	}
 	EXPECT_EQ(0, raw_target_stop(&poll));
 	EXPECT_EQ(0, raw_target_stop(&spin));
+	EXPECT_LE(forced - forced / 10, coop);
 	EXPECT_EQ(redirects, poll.land.count + spin.land.count);
 	EXPECT_EQ(0, poll.wrong + spin.wrong);
 	TH_LOG("%llu by themselves, %llu forced", (unsigned long long)coop,

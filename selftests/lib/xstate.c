@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1 OR MIT
-/* Proves M10, U2: the extended state of threads that stand still, without disturbing them. */
+/* Proves M5: the extended state of threads that stand still, without disturbing them. */
 #include "kselftest_harness.h"
 #include <cpuid.h>
 #include <unistd.h>
