@@ -271,7 +271,7 @@ TEST_F(dev, query)
 		  UPREEMPT_F_RING,
 		  q.features & (UPREEMPT_F_SAMPLE | UPREEMPT_F_STOP | UPREEMPT_F_REDIRECT |
 				UPREEMPT_F_RESUME | UPREEMPT_F_RING));
-	EXPECT_EQ(0, q.features & ~0x3ffULL);
+	EXPECT_EQ(0, q.features & ~0x7ffULL);
 	EXPECT_LE(16, q.max_slots);
 	EXPECT_LE(16, q.max_events);
 	EXPECT_EQ(16, q.max_requests);
