@@ -70,8 +70,10 @@ build_module() {
 	shift || true
 	[ ! -e "$to" ] || [ -n "$(find "${from[@]}" "$dest/release" "$0" -newer "$to" -print -quit)" ] || return 0
 	say "module ${to#"$OUT"/}"
+	# From nothing: make does not see that the BTF of another kernel is in it.
+	rm -rf "$dir"
 	mkdir -p "$dir" "$(dirname "$to")"
-	cp -ru "${from[@]}" "$dir/"
+	cp -r "${from[@]}" "$dir/"
 	run_quiet "$OUT/log/module-debug-$name.log" kmake M="$dir" "$@" modules || die "$to does not build"
 	cp "$dir/$(basename "$to")" "$to"
 }
