@@ -77,13 +77,17 @@ unsigned long up_gate_true_ip(struct up_thread *t, unsigned long ip, unsigned lo
 	return e ? e->ip : ip;
 }
 
-/* Give the PC back. Context: the thread itself. Returns whether it was at the gate. */
+/*
+ * Give the PC back. Context: the thread itself, interrupts off.
+ * Return: whether it was at the gate.
+ */
 bool up_gate_undo(struct up_thread *t, struct pt_regs *regs)
 {
 	struct up_gate_entry *e = up_gate_find(t, regs->ip, regs->sp);
 
 	if (!e)
 		return false;
+	up_inject(undo_delay);
 	regs->ip = e->ip;
 	regs->flags = (regs->flags & ~X86_EFLAGS_RF) | e->rf;	/* the fault set RF */
 	regs->orig_ax = -1;
@@ -285,7 +289,8 @@ vm_fault_t up_gate_fault(struct up_domain *d, struct vm_fault *vmf)
 		up_thread_put(t);
 		return VM_FAULT_NOPAGE;
 	}
-	entered = t->task == current && up_gate_undo(t, regs);
+	/* Under t->lock: a preemption here would do it, too, and a PC of 0 would be the end of it. */
+	entered = t->task == current && up_gate_left(t, regs);
 	/* Not: a jump to here by the program, a load. But maybe switched out in this fault. */
 	if (!entered && (t->task != current || !(vmf->flags & FAULT_FLAG_INSTRUCTION) ||
 			 regs->ip == vmf->real_address)) {
