@@ -53,14 +53,14 @@ bool up_at_signal_entry(const struct pt_regs *regs)
 
 /*
  * Between a uprobe's breakpoint and the end of its out-of-line step the frame is the kernel's:
- * PC and TF, and with an operand relative to the PC a register, are lent. @task is current or
- * pinned; only it changes this.
+ * PC and TF, and with an operand relative to the PC a register, are lent: while it has a place
+ * to step in, which comes before active_uprobe. @task is current or pinned; only it changes this.
  */
 bool up_in_uprobe(struct task_struct *task)
 {
 #ifdef CONFIG_UPROBES
 	return test_tsk_thread_flag(task, TIF_UPROBE) ||
-	       (task->utask && task->utask->active_uprobe);
+	       (task->utask && (task->utask->active_uprobe || task->utask->xol_vaddr));
 #else
 	return false;
 #endif
