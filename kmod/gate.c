@@ -289,7 +289,7 @@ vm_fault_t up_gate_fault(struct up_domain *d, struct vm_fault *vmf)
 		up_thread_put(t);
 		return VM_FAULT_NOPAGE;
 	}
-	/* Under t->lock: a preemption here would do it, too, and a PC of 0 would be the end of it. */
+	/* Under t->lock: a preemption in the middle of it would do it, too, and leave a PC of 0. */
 	entered = t->task == current && up_gate_left(t, regs);
 	/* Not: a jump to here by the program, a load. But maybe switched out in this fault. */
 	if (!entered && (t->task != current || !(vmf->flags & FAULT_FLAG_INSTRUCTION) ||

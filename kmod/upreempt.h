@@ -299,12 +299,13 @@ static inline bool up_domain_ready(const struct up_domain *d)
 	return smp_load_acquire(&d->ready);
 }
 
-/*
- * A system call's number is an int; interrupts and exceptions store -1. data_race: the emulation
- * of a vsyscall stores here, whole words, and an IPI may have come into it; either answer will do.
- */
+/* A system call's number is an int; interrupts and exceptions store -1. */
 static inline bool up_in_syscall(const struct pt_regs *regs)
 {
+	/*
+	 * The emulation of a vsyscall stores here, whole words, and an IPI may have come into it:
+	 * either answer will do.
+	 */
 	return (int)data_race(regs->orig_ax) >= 0;
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * One planted bug for each class that the debug kernels are there to find: insmod canary.ko bug=NAME.
+ * One planted bug for each class that the debug kernels are to find: insmod canary.ko bug=NAME.
  * A detector that does not find its own is switched off, and its silence in the other tests says
  * nothing. Never load this outside a test machine. See canary.sh.
  */
