@@ -42,7 +42,8 @@ static const struct upreempt_regs *up_capture(struct up_thread *t, const struct 
 	r->r10 = regs->r10;
 	r->r9 = regs->r9;
 	r->r8 = regs->r8;
-	r->rax = regs->ax;
+	/* An IPI may have come while a system call's result is stored; rax is undefined then. */
+	r->rax = data_race(regs->ax);
 	r->rcx = regs->cx;
 	r->rdx = regs->dx;
 	r->rsi = regs->si;
@@ -50,7 +51,7 @@ static const struct upreempt_regs *up_capture(struct up_thread *t, const struct 
 	r->rsp = regs->sp;
 	r->rip = up_thread_true_ip(task, regs);
 	r->rflags = regs->flags;
-	r->orig_rax = regs->orig_ax;
+	r->orig_rax = data_race(regs->orig_ax);	/* see up_in_syscall() */
 	r->sigmask = task->blocked.sig[0];
 	if (task == current) {
 		r->fs_base = x86_fsbase_read_cpu();

@@ -77,13 +77,17 @@ unsigned long up_gate_true_ip(struct up_thread *t, unsigned long ip, unsigned lo
 	return e ? e->ip : ip;
 }
 
-/* Give the PC back. Context: the thread itself. Returns whether it was at the gate. */
+/*
+ * Give the PC back. Context: the thread itself, interrupts off.
+ * Return: whether it was at the gate.
+ */
 bool up_gate_undo(struct up_thread *t, struct pt_regs *regs)
 {
 	struct up_gate_entry *e = up_gate_find(t, regs->ip, regs->sp);
 
 	if (!e)
 		return false;
+	up_inject(undo_delay);
 	regs->ip = e->ip;
 	regs->flags = (regs->flags & ~X86_EFLAGS_RF) | e->rf;	/* the fault set RF */
 	regs->orig_ax = -1;

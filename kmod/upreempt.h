@@ -309,7 +309,11 @@ static inline bool up_domain_ready(const struct up_domain *d)
 /* A system call's number is an int; interrupts and exceptions store -1. */
 static inline bool up_in_syscall(const struct pt_regs *regs)
 {
-	return (int)regs->orig_ax >= 0;
+	/*
+	 * The emulation of a vsyscall stores here, whole words, and an IPI may have come into it:
+	 * either answer will do.
+	 */
+	return (int)data_race(regs->orig_ax) >= 0;
 }
 
 static inline struct upreempt_slot *up_slot(const struct up_thread *t)

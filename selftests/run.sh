@@ -1,8 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1 OR MIT
 # `make check`: the sources, the host's tests, then every test machine. The last line counts single TAP results.
+# `make check-debug`: what concerns the module, on kernels that find bugs (tools/build/debug-kernel.sh).
 #
-#   run.sh [--only REGEX] [--place lint|host|vm|script]... [--kernel 6.1|6.12]...
+#   run.sh [--only REGEX] [--place lint|host|vm|script]... [--kernel 6.1|6.12|debug-kasan|debug-kcsan]...
 # A machine that panics, whose kernel log holds a splat or cannot be read, or that stops half way is one failed
 # result more, whatever its programs printed.
 set -uo pipefail
@@ -55,10 +56,12 @@ preemption() { # KERNEL
 
 # Power-on to the last test: the sum of all limits would be hours, so a machine has a limit of its own.
 run_vm() {
-	local kernel=$1 status=0
+	local kernel=$1 status=0 limit=1200
+	[[ $kernel != debug-* ]] || limit=5400
 	echo "vm-$kernel"
 	[ -e "$OUT/kmod/$kernel/inject/upreempt.ko" ] || { add_failure "vm-$kernel" "there is no module for it"; return; }
-	selftests/vm/run.sh --kernel "$kernel" --append "preempt=$(preemption "$kernel")" --timeout "${UPREEMPT_VM_LIMIT:-1200}" --log "$check/vm-$kernel.log" \
+	selftests/vm/run.sh --kernel "$kernel" --append "preempt=$(preemption "$kernel")" \
+		--timeout "${UPREEMPT_VM_LIMIT:-$limit}" --log "$check/vm-$kernel.log" \
 		--env "ONLY=${ONLY:-}" -- selftests/runlist.sh vm "$kernel" || status=$?
 	case $status in
 	0 | 1) ;;	# counted already

@@ -21,6 +21,9 @@ dir=$OUT/check/$place
 tap=$OUT/check/$place.tap
 sum=$OUT/check/$place.sum
 failed_any=''
+# How much more time a program may take.
+slow=1
+[[ $series != debug-* ]] || slow=4
 verdicts=("ok  " FAIL)
 # In the test machine output is a pipe: run.sh says whether a terminal is at its other end.
 [ ! -t 1 ] && [ -z "${UPREEMPT_COLOR:-}" ] || verdicts[1]=$'\e[31mFAIL\e[0m'
@@ -105,11 +108,17 @@ backends_here() { # PLACEMENT BACKENDS KERNELS
 	live) [[ $1 =~ ^(host|vm|both)$ ]] || return 1 ;;
 	script) [ "$1" = script ] || return 1 ;;
 	esac
-	if [ "$where" != host ] && [[ ! $3 =~ ^(all|-)$ ]]; then
-		[[ ,$3, == *,$series,* ]] || return 1
-	fi
+	case $where:$series in
+	host:*) ;;
+	*:debug-*) [[ ,$3, =~ ,(debug|$series), ]] || return 1 ;;
+	*) [[ ,$3, =~ ,(all|-|$series), ]] || return 1 ;;
+	esac
 	if [ "$2" = - ]; then
 		echo -
+	elif [[ $series == debug-* ]]; then
+		# They look at the module: the other backend is none of its business.
+		[[ ,$2, == *,kmod,* ]] || return 1
+		echo kmod
 	elif [ "$where" = host ]; then
 		[[ ,$2, == *,signal,* ]] || return 1
 		echo signal
@@ -131,6 +140,7 @@ run_list() {
 			printf '  skip %s: the module is not loaded\n' "$path"
 			continue
 		fi
+		limit=$((limit * slow))
 		for backend in $here; do
 			if [[ $path == *.sh ]]; then
 				run_one "$path" "$limit" "$backend" env KERNEL="$series" "$TOP/selftests/$path" "$series"
@@ -139,6 +149,19 @@ run_list() {
 			fi
 		done
 	done <"$TOP/selftests/tests.list"
+}
+
+# What a debug kernel knows when all is over.
+detectors() {
+	local fired=''
+	if [ -e /proc/lockdep_stats ]; then
+		grep -q 'debug_locks: *1' /proc/lockdep_stats
+		result module/lockdep $? "lockdep was on until the end"
+	fi
+	if [ -e /sys/kernel/debug/kmemleak ]; then
+		selftests/canary/kmemleak.sh >"$dir/kmemleak.log" 2>&1 || fired=$?
+		result module/kmemleak "${fired:-0}" "nothing that the module allocated is left over ($dir/kmemleak.log)"
+	fi
 }
 
 load() { insmod "$OUT/kmod/$series/inject/upreempt.ko" 2>>"$dir/insmod.log"; }
@@ -153,6 +176,7 @@ vm)
 	run_list
 	rmmod upreempt 2>>"$dir/insmod.log"
 	result module/rmmod $? "the module unloads after all tests ($(tail -n 1 "$dir/insmod.log"))"
+	[[ $series != debug-* ]] || detectors
 	load && rmmod upreempt
 	result module/again $? "and loads and unloads again"
 	;;

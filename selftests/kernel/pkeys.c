@@ -73,8 +73,9 @@ FIXTURE_SETUP(pkeys)
 {
 	raw_params_reset();
 	self->key = pkey_alloc(0, 0);
+	self->r.fd = -1;
 	if (self->key < 0)
-		SKIP(return, "no protection keys: %s", strerror(errno));
+		return;		/* to skip here would not keep the test from running */
 	ASSERT_EQ(0, raw_domain(&self->r, 2, 16));
 	self->stack = mmap(NULL, STACK, PROT_READ | PROT_WRITE,
 			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
@@ -103,6 +104,8 @@ TEST_F(pkeys, kept_across_redirect_and_stop)
 	uint32_t values[] = { 0, all, all & ~NO_ACCESS(self->key), NO_WRITE(self->key), ~3U };
 	struct upreempt_event e;
 
+	if (self->key < 0)
+		SKIP(return, "no protection keys on this processor or kernel");
 	for (size_t i = 0; i < sizeof(values) / sizeof(values[0]); i++) {
 		ASSERT_TRUE(spins(self, values[i]));
 		for (uint64_t n = 0; n < raw_scale(500); n++) {
@@ -165,6 +168,8 @@ TEST_F(pkeys, stack_or_slot_forbidden)
 {
 	void *other = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
+	if (self->key < 0)
+		SKIP(return, "no protection keys on this processor or kernel");
 	ASSERT_NE(MAP_FAILED, other);
 	EXPECT_EQ(0, redirected_without(self, other, PAGE));
 	EXPECT_EQ(SIGSEGV, redirected_without(self, self->stack, STACK) & 0x7f);

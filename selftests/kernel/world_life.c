@@ -204,7 +204,7 @@ TEST_F(life, ends_of_the_process)
 		else
 			s->act = i % 3 == 1 ? 'e' : 'x';
 		status = raw_reap(pid, RAW_LONG_MS);
-		EXPECT_GT(SECOND, raw_now() - start);
+		EXPECT_GT(5 * SECOND, raw_now() - start);
 		EXPECT_EQ(i % 3 == 0 ? SIGKILL : i % 3 == 1 ? 42 << 8 : 9 << 8, status);
 	}
 }
@@ -307,6 +307,8 @@ TEST_F(life, core_dump)
 	static const char path[] = "/tmp/upreempt-core";
 	struct shared *s = shared_new();
 
+	if (access("/proc/self/coredump_filter", F_OK))
+		SKIP(return, "this kernel writes no cores (CONFIG_ELF_CORE)");
 	if (!write_file("/proc/sys/kernel/core_pattern", path) ||
 	    !write_file("/proc/sys/kernel/core_uses_pid", "0") ||
 	    setrlimit(RLIMIT_CORE, &unlimited))

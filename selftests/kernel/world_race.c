@@ -67,6 +67,50 @@ TEST_F(race, system_call_that_returns_before_the_hook_is_armed)
 	EXPECT_EQ(0, raw_target_stop(&t));
 }
 
+/* A thread of higher priority that takes the CPU every other millisecond. */
+static void *preempter(void *stop)
+{
+	struct sched_param p = { .sched_priority = 1 };
+
+	raw_pin(1);
+	sched_setscheduler(0, SCHED_FIFO, &p);
+	while (!__atomic_load_n((int *)stop, __ATOMIC_RELAXED))
+		raw_sleep_us(2000);
+	return NULL;
+}
+
+/*
+ * The fault at the gate gives the thread its PC back; so does a context switch. When the one came in the middle of
+ * the other the PC was 0. Needs a kernel that preempts itself: those of make check-debug do, or preempt=full.
+ */
+TEST_F(race, preempted_while_the_gate_is_left)
+{
+	struct upreempt_world w;
+	struct raw_target t;
+	pthread_t other;
+	int stop = 0;
+
+	RAW_NEED_INJECT(self->r.fd);
+	if (raw_cpus() < 2)
+		SKIP(return, "needs two CPUs");
+	raw_pin(0);
+	raw_target_init(&t, &self->r, raw_body_spin, RAW_NO_LANDING);
+	t.cpu = 1;
+	ASSERT_EQ(0, raw_target_start(&t));
+	ASSERT_EQ(0, pthread_create(&other, NULL, preempter, &stop));
+	raw_param("inject_undo_delay_us", 3000);
+	for (uint64_t i = 0, n = raw_scale(100); i < n; i++) {
+		ASSERT_TRUE(raw_target_moves(&t));
+		ASSERT_EQ(0, raw_world_stop(&self->r, 0, 0, 5000, &w));
+		EXPECT_EQ(0, w.stragglers);
+		ASSERT_EQ(0, raw_world_start(&self->r));
+	}
+	raw_param("inject_undo_delay_us", 0);
+	__atomic_store_n(&stop, 1, __ATOMIC_RELAXED);
+	pthread_join(other, NULL);
+	EXPECT_EQ(0, raw_target_stop(&t));
+}
+
 /* A hook that another request has armed comes first: it may not hold just anywhere. */
 TEST_F(race, hook_that_comes_before_the_ipi)
 {

@@ -9,6 +9,7 @@ BUILD="make gcc g++ libc6-dev binutils pkg-config xz-utils bzip2 gcc-12 linux-co
 	libelf1 libssl3 pahole bpftool clang llvm libbpf-dev libelf-dev libdw-dev zlib1g-dev kmod perl file"
 BENCH="golang-go"
 VM="qemu-system-x86 cpio procps iproute2 util-linux"
+DEBUG="flex bison bc"
 CHECK="sparse shellcheck cppcheck mandoc gdb python3-sphinx"
 
 packages=()
@@ -19,8 +20,9 @@ for set in "${@:-build}"; do
 	build) packages+=($BUILD) ;;
 	run) packages+=($BUILD $VM) ;;
 	bench) packages+=($BUILD $VM $BENCH) ;;
+	check-debug) packages+=($BUILD $VM $DEBUG) ;;
 	check) packages+=($BUILD $VM $CHECK) ;;
-	*) die "unknown set '$set' (build, run, bench or check)" ;;
+	*) die "unknown set '$set' (build, run, bench, check or check-debug)" ;;
 	esac
 done
 
