@@ -41,6 +41,7 @@ static int __init up_init(void)
 	BUILD_BUG_ON(sizeof(struct upreempt_event) != 256);
 	BUILD_BUG_ON(sizeof(struct upreempt_header) != 256);
 	BUILD_BUG_ON(sizeof(struct upreempt_slot) != 512);
+	BUILD_BUG_ON(sizeof(struct upreempt_range) != 24);
 
 	up_wq = alloc_workqueue("upreempt", WQ_UNBOUND, 0);
 	if (!up_wq)

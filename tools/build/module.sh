@@ -28,14 +28,14 @@ fi
 sync_sources() {
 	local dir=$1 f
 	mkdir -p "$dir"
-	(cd "$src" && find Kbuild kmod include/uapi -type f \( -name '*.[chS]' -o -name Kbuild -o -name '*.mk' \)) |
+	(cd "$src" && find Kbuild kmod include -type f \( -name '*.[chS]' -o -name Kbuild -o -name '*.mk' \)) |
 		while read -r f; do
 			cmp -s "$src/$f" "$dir/$f" && continue
 			mkdir -p "$dir/$(dirname "$f")"
 			cp "$src/$f" "$dir/$f"
 		done
 	# A file that went away in the tree must not live on in the copy.
-	(cd "$dir" && find kmod include/uapi -name '*.[chS]') | while read -r f; do
+	(cd "$dir" && find kmod include -name '*.[chS]') | while read -r f; do
 		[ -e "$src/$f" ] || rm -f "$dir/$f"
 	done
 }

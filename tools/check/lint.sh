@@ -54,7 +54,7 @@ checkpatch() {
 		[ "${f##*/}" != trace.h ] || more=$more,OPEN_ENDED_LINE,PARENTHESIS_ALIGNMENT
 		perl "$OUT/source/scripts/checkpatch.pl" --no-tree --strict --terse --show-types --no-summary \
 			--ignore "$more" -f "$f"
-	done < <(only '^(kmod/.*|include/uapi/linux/upreempt)\.[ch]$') | grep -vE '^total: 0 errors, 0 warnings, 0 checks'
+	done < <(only '^(kmod/.*|include/uapi/linux/upreempt|include/upreempt_table)\.[ch]$') | grep -vE '^total: 0 errors, 0 warnings, 0 checks'
 	return 0
 }
 
@@ -83,7 +83,7 @@ compiler_warnings() {
 	local f
 	for f in "${c_user[@]}"; do
 		gcc -std=gnu11 -D_GNU_SOURCE -DUPREEMPT_VERSION='"0"' -O2 -Wall -Wextra -Wshadow=local -Wno-unused-parameter \
-			-Iinclude/uapi -Iuserlib/include -Iuserlib/src -Ibpf -I"$OUT/bpf" -I"$(dirname "$f")" \
+			-Iinclude/uapi -Iinclude -Iuserlib/include -Iuserlib/src -Ibpf -I"$OUT/bpf" -I"$(dirname "$f")" \
 			-c -o /dev/null "$f" || echo "$f does not compile"
 	done
 }
@@ -93,7 +93,7 @@ cppcheck_user() {
 	cppcheck --quiet --std=c11 --enable=warning,portability --inline-suppr --error-exitcode=0 \
 		--suppress=missingInclude --suppress=unknownMacro \
 		--suppress=invalidPrintfArgType_uint --suppress=invalidPrintfArgType_sint -D__x86_64__ -D_GNU_SOURCE -D__GNUC__ \
-		-Iinclude/uapi -Iuserlib/include "${c_user[@]}"
+		-Iinclude/uapi -Iinclude -Iuserlib/include "${c_user[@]}"
 }
 
 check_scripts() { shellcheck -x -S warning "${scripts[@]}"; }

@@ -44,6 +44,9 @@ static const char *const reasons[UPREEMPT_REASON_MAX] = {
 	[UPREEMPT_R_STOPPER]		= "STOPPER",
 	[UPREEMPT_R_GRACE]		= "GRACE",
 	[UPREEMPT_R_SILENT]		= "SILENT",
+	[UPREEMPT_R_UNDECLARED]		= "UNDECLARED",
+	[UPREEMPT_R_UNSAFE_RANGE]	= "UNSAFE_RANGE",
+	[UPREEMPT_R_POLL_SET]		= "POLL_SET",
 };
 
 static const char *const backends[] = {
