@@ -21,6 +21,22 @@ struct upreempt_area {
 	__u32 cls;			/* where no range is */
 };
 
+/* May an area lie there? @end: of user memory */
+static inline int upreempt_area_fits(__u64 base, __u64 len, __u32 cls, __u64 end)
+{
+	return len && len < 1ULL << 32 && base < end && len <= end - base &&
+	       (cls == UPREEMPT_CODE_SAFE || cls == UPREEMPT_CODE_UNSAFE);
+}
+
+/* Do a request's flags about tables go with its kind? */
+static inline int upreempt_table_flags_fit(__u32 flags, __u32 kind)
+{
+	if (kind != UPREEMPT_SAMPLE)
+		return !(flags & UPREEMPT_REQ_SAFE);
+	/* At the call's return it would be sampled anywhere. */
+	return !(flags & UPREEMPT_REQ_DECLARED_CALLER) || flags & UPREEMPT_REQ_SAFE;
+}
+
 /* What a lookup says; cls 0: no area has this PC */
 struct upreempt_point {
 	__u32 cls;			/* RESTART where it leads back to itself is SAFE */

@@ -238,16 +238,6 @@ static long up_request_and_wait(struct up_thread *t, struct upreempt_request *re
 	return ret == -ERESTARTSYS ? -EINTR : ret;
 }
 
-static bool up_request_flags_fit(u32 flags, u32 kind)
-{
-	if (flags & UPREEMPT_REQ_OR_BLOCKED && kind != UPREEMPT_REDIRECT)
-		return false;
-	if (kind != UPREEMPT_SAMPLE)
-		return !(flags & UPREEMPT_REQ_SAFE);
-	/* At the call's return it would be sampled anywhere. */
-	return !(flags & UPREEMPT_REQ_DECLARED_CALLER) || flags & UPREEMPT_REQ_SAFE;
-}
-
 static long up_ioc_request(struct up_domain *d, void __user *uarg)
 {
 	/* Not cleared: the event is written whole before it is read, or never read. */
@@ -258,7 +248,9 @@ static long up_ioc_request(struct up_domain *d, void __user *uarg)
 	if (ret)
 		return ret;
 	if (req.flags & ~UP_REQUEST_FLAGS || !req.kind || req.kind >= UPREEMPT_KIND_MAX ||
-	    req.reserved[0] || req.reserved[1] || !up_request_flags_fit(req.flags, req.kind))
+	    req.reserved[0] || req.reserved[1] ||
+	    (req.flags & UPREEMPT_REQ_OR_BLOCKED && req.kind != UPREEMPT_REDIRECT) ||
+	    !upreempt_table_flags_fit(req.flags, req.kind))
 		return -EINVAL;
 	t = up_target(d, req.slot);
 	if (IS_ERR(t))

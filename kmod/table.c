@@ -354,9 +354,7 @@ static struct up_area *up_area_new(struct upreempt_code_add *arg)
 	int ret;
 
 	arg->bad = UPREEMPT_NO_RANGE;
-	if (!arg->len || arg->len > U32_MAX || arg->base >= TASK_SIZE_MAX ||
-	    arg->len > TASK_SIZE_MAX - arg->base ||
-	    (arg->cls != UPREEMPT_CODE_SAFE && arg->cls != UPREEMPT_CODE_UNSAFE))
+	if (!upreempt_area_fits(arg->base, arg->len, arg->cls, TASK_SIZE_MAX))
 		return ERR_PTR(-EINVAL);
 	if (arg->count > UPREEMPT_MAX_RANGES)
 		return ERR_PTR(-E2BIG);

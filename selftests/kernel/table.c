@@ -358,6 +358,8 @@ TEST_F(table, classes)
 
 	id = raw_declare(&self->r, raw_spin, raw_spin_loop_end + 1, UPREEMPT_CODE_UNSAFE);
 	ASSERT_NE(0, id);
+	/* out of the landing, which nobody has declared */
+	ASSERT_TRUE(raw_target_moves(&t));
 	EXPECT_EQ(UPREEMPT_R_UNSAFE_RANGE, why(&self->r, t.slot, UPREEMPT_STOP, 0));
 	EXPECT_EQ(UPREEMPT_R_UNSAFE_RANGE, why(&self->r, t.slot, UPREEMPT_REDIRECT, 0));
 	EXPECT_EQ(UPREEMPT_R_UNSAFE_RANGE, why(&self->r, t.slot, UPREEMPT_SAMPLE,
@@ -691,7 +693,11 @@ TEST_F(table, poll)
 	for (; stops < n && raw_now() < end; stops++) {
 		if (stops % 2) {
 			ASSERT_EQ(0, raw_world_stop(&self->r, 0, 0, RAW_LONG_MS, &w));
-			ASSERT_EQ(0, w.stragglers);
+			ASSERT_EQ(0, w.stragglers) {
+				TH_LOG("reason %u, %u attempts, at +%#lx", w.late[0].reason,
+				       w.late[0].attempts,
+				       (long)(w.late[0].rip - (uintptr_t)poll_begin));
+			}
 			/* found switched out: it has not left the gate since the last stop */
 			ASSERT_EQ(1, w.cooperated + w.blocked + w.preempted);
 			ASSERT_EQ(0, p.split);
