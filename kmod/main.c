@@ -25,6 +25,9 @@ MODULE_PARM_DESC(inject_sched_in_delay_us, "test build: busy wait in sched_in, b
 unsigned int up_inject_gate_delay_us;
 module_param_named(inject_gate_delay_us, up_inject_gate_delay_us, uint, 0600);
 MODULE_PARM_DESC(inject_gate_delay_us, "test build: busy wait in the gate, before it waits");
+unsigned int up_inject_gate_wait_delay_us;
+module_param_named(inject_gate_wait_delay_us, up_inject_gate_wait_delay_us, uint, 0600);
+MODULE_PARM_DESC(inject_gate_wait_delay_us, "test build: busy wait in the gate, after it has looked who holds the thread");
 unsigned int up_inject_stop_delay_us;
 module_param_named(inject_stop_delay_us, up_inject_stop_delay_us, uint, 0600);
 MODULE_PARM_DESC(inject_stop_delay_us, "test build: busy wait between the epoch of a stop and its IPIs");

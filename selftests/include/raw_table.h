@@ -59,6 +59,45 @@ RAW_FN int raw_code_remove(struct raw *r, uint64_t id, uint32_t *staged)
 	return ret;
 }
 
+/* A request with flags; its outcome, or -errno */
+RAW_FN int raw_try(struct raw *r, uint32_t slot, uint32_t kind, uint32_t flags, uint64_t ms,
+	       struct upreempt_event *e)
+{
+	struct upreempt_request req = raw_request_arg(slot, kind, flags | UPREEMPT_REQ_WAIT);
+	int ret;
+
+	req.deadline_ns = raw_in(ms);
+	ret = raw_ioctl(r->fd, UPREEMPT_IOC_REQUEST, &req);
+	*e = req.event;
+	return ret ? ret : (int)e->outcome;
+}
+
+/* Why it ends UNSAFE, or -100 - outcome; asked again where the thread was not run at all */
+RAW_FN int raw_why(struct raw *r, uint32_t slot, uint32_t kind, uint32_t flags)
+{
+	struct upreempt_event e;
+	int ret;
+
+	for (int i = 1; i <= 20; i++) {
+		ret = raw_try(r, slot, kind, flags, 30 * i, &e);
+		if (ret != UPREEMPT_UNSAFE)
+			return ret < 0 ? ret : -100 - ret;
+		if (e.reason != UPREEMPT_R_NOT_RUN)
+			return e.reason;
+	}
+	return UPREEMPT_R_NOT_RUN;
+}
+
+RAW_FN int raw_lands(struct raw *r, uint32_t slot, uint32_t kind)
+{
+	struct upreempt_event e;
+	int ret = raw_try(r, slot, kind, 0, RAW_LONG_MS, &e);
+
+	if (ret == UPREEMPT_LANDED && kind == UPREEMPT_STOP)
+		return raw_release(r, slot, e.seq);
+	return ret == UPREEMPT_LANDED ? 0 : -100 - ret;
+}
+
 /* What raw_sequences() counts; the offsets are used below */
 struct raw_counts {
 	volatile uint64_t a, b, entry;

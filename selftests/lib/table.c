@@ -412,7 +412,7 @@ TEST_F(table, blocked)
 	EXPECT_EQ(0, ut_reader_stop(&r));
 }
 
-/* ---- code that comes and goes ------------------------------------------------------------------ */
+/* ---- code that comes and goes ----------------------------------------------- */
 
 /* mov %rdi,%rax ... : counts *rdi up so many times, then returns */
 static const unsigned char template[] = {
@@ -568,7 +568,7 @@ TEST_F(table, staged)
 	EXPECT_EQ(0, upreempt_code_remove(code, NULL, NULL, 0));
 }
 
-/* ---- objects ------------------------------------------------------------------------------------- */
+/* ---- objects ----------------------------------------------------------------- */
 
 struct object {
 	unsigned char id[64];
