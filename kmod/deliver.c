@@ -72,6 +72,15 @@ static enum upreempt_reason up_why_off(const struct up_thread *t)
 
 /* ---- what the saved frame alone can answer -------------------------------------- */
 
+/* What the request asks of the code that made the system call, or (SAFE) was interrupted. */
+static enum upreempt_reason up_frame_code(const struct up_thread *t, const struct up_request *r,
+					  bool stands, unsigned long ip)
+{
+	u32 asks = stands ? UPREEMPT_REQ_DECLARED_CALLER : UPREEMPT_REQ_SAFE;
+
+	return r->flags & asks ? up_check_code(t, ip) : UPREEMPT_R_NONE;
+}
+
 /**
  * up_frame_requests - answer what needs no more than the saved user frame
  * @t: the thread: current (in the kernel), or switched out and pinned
@@ -86,6 +95,7 @@ void up_frame_requests(struct up_thread *t, const struct pt_regs *regs)
 {
 	bool syscall = up_in_syscall(regs);
 	const struct upreempt_regs *cap;
+	enum upreempt_reason reason;
 	struct up_request *r, *n;
 	enum upreempt_outcome out;
 	enum upreempt_frame frame;
@@ -101,6 +111,11 @@ void up_frame_requests(struct up_thread *t, const struct pt_regs *regs)
 	list_for_each_entry_safe(r, n, &t->queue, node) {
 		if (r->grace_end_ns && !syscall && !t->gated) {
 			up_request_note(t, r, UPREEMPT_R_GRACE, cap->rip);
+			continue;
+		}
+		reason = up_frame_code(t, r, syscall || t->gated, cap->rip);
+		if (reason) {
+			up_request_note(t, r, reason, cap->rip);
 			continue;
 		}
 		if (!up_request_room_for_record(t, r)) {
@@ -399,24 +414,30 @@ static void up_redirect(struct up_thread *t, struct up_request *r, struct pt_reg
 	regs->orig_ax = -1;
 }
 
-/* What the hook says to one request: NONE grants it. */
+/* What the hook says to one request: NONE grants it. The frame may be changed. */
 static enum upreempt_reason up_verdict(struct up_thread *t, struct up_request *r,
-				       const struct pt_regs *regs,
-				       const struct upreempt_regs *cap, bool held, bool redirected)
+				       struct pt_regs *regs, const struct upreempt_regs *cap,
+				       bool held, bool redirected)
 {
+	bool stands = held || t->hold;
+
 	if (!up_request_room_for_record(t, r))
 		return UPREEMPT_R_RING_FULL;
 	switch (r->event.kind) {
 	case UPREEMPT_STOP:
 		if (up_world_owned_by(t))
 			return UPREEMPT_R_STOPPER;
-		return held || t->hold ? UPREEMPT_R_NONE : up_check_stop(t, regs);
+		return stands ? up_frame_code(t, r, true, cap->rip) :
+				up_check_stop(t, regs, false);
 	case UPREEMPT_REDIRECT:
 		/* Held by us, or on its way into the gate of another domain. */
-		if (held || t->hold || (!redirected && cap->rip != regs->ip))
+		if (stands || (!redirected && cap->rip != regs->ip))
 			return UPREEMPT_R_HELD;
 		return redirected ? UPREEMPT_R_SLOT_BUSY : up_check_redirect(t, regs);
 	default:
+		if (r->flags & UPREEMPT_REQ_SAFE && !redirected)
+			return stands ? up_frame_code(t, r, true, cap->rip) :
+					up_check_sample(t, regs);
 		return up_in_uprobe(t, regs, true) ? UPREEMPT_R_UPROBE : UPREEMPT_R_NONE;
 	}
 }
@@ -436,6 +457,7 @@ static void up_hook_requests(struct up_thread *t, struct pt_regs *regs, bool hel
 		return;
 	cap = up_capture(t, regs);
 	list_for_each_entry_safe(r, n, &t->queue, node) {
+		unsigned long ip = regs->ip;
 		enum upreempt_reason reason;
 
 		if (r->grace_end_ns && !t->cooperating && !held) {
@@ -444,6 +466,8 @@ static void up_hook_requests(struct up_thread *t, struct pt_regs *regs, bool hel
 			continue;
 		}
 		reason = up_verdict(t, r, regs, cap, held, redirect);
+		if (regs->ip != ip || reason == UPREEMPT_R_POLL_SET)
+			cap = up_capture(t, regs);
 		if (up_reason_is_final(reason)) {
 			__up_request_complete(t, r, UPREEMPT_UNSAFE, reason,
 					      UPREEMPT_FRAME_USER, cap);

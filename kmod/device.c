@@ -25,10 +25,11 @@ MODULE_PARM_DESC(device_mode, "permissions of /dev/upreempt (default 0660; 0666 
 #endif
 #define UP_FEATURES	(UPREEMPT_F_SAMPLE | UPREEMPT_F_STOP | UPREEMPT_F_REDIRECT | \
 			 UPREEMPT_F_RESUME | UPREEMPT_F_RING | UPREEMPT_F_WORLD | \
-			 UPREEMPT_F_GRACE | UPREEMPT_F_XSTATE | \
+			 UPREEMPT_F_GRACE | UPREEMPT_F_XSTATE | UPREEMPT_F_TABLE | \
 			 (IS_ENABLED(CONFIG_RSEQ) ? UPREEMPT_F_RSEQ : 0) | \
 			 UP_FEATURE_INJECT)
-#define UP_REQUEST_FLAGS (UPREEMPT_REQ_WAIT | UPREEMPT_REQ_RING | UPREEMPT_REQ_OR_BLOCKED)
+#define UP_REQUEST_FLAGS (UPREEMPT_REQ_WAIT | UPREEMPT_REQ_RING | UPREEMPT_REQ_OR_BLOCKED | \
+			  UPREEMPT_REQ_SAFE | UPREEMPT_REQ_DECLARED_CALLER)
 
 /* ---- arguments ------------------------------------------------------------------------ */
 
@@ -138,6 +139,8 @@ static long up_ioc_query(struct up_domain *d, void __user *uarg)
 	q.max_requests = UP_MAX_REQUESTS;
 	q.slot_size = sizeof(struct upreempt_slot);
 	q.landing_max = UP_LANDING_MAX;
+	q.max_ranges = UPREEMPT_MAX_RANGES;
+	q.max_areas = UPREEMPT_MAX_AREAS;
 	return up_arg_put(uarg, &q, sizeof(q));
 }
 
@@ -252,7 +255,8 @@ static long up_ioc_request(struct up_domain *d, void __user *uarg)
 		return ret;
 	if (req.flags & ~UP_REQUEST_FLAGS || !req.kind || req.kind >= UPREEMPT_KIND_MAX ||
 	    req.reserved ||
-	    (req.flags & UPREEMPT_REQ_OR_BLOCKED && req.kind != UPREEMPT_REDIRECT))
+	    (req.flags & UPREEMPT_REQ_OR_BLOCKED && req.kind != UPREEMPT_REDIRECT) ||
+	    !upreempt_table_flags_fit(req.flags, req.kind))
 		return -EINVAL;
 	t = up_target(d, req.slot);
 	if (IS_ERR(t))
@@ -435,6 +439,45 @@ static long up_ioc_xstate(struct up_domain *d, void __user *uarg)
 	return ret;
 }
 
+static long up_ioc_code_add(struct up_domain *d, void __user *uarg)
+{
+	struct upreempt_code_add a;
+	int ret = up_arg_get(&a, sizeof(a), uarg);
+	bool replaced;
+
+	if (ret)
+		return ret;
+	a.bad = UPREEMPT_NO_RANGE;
+	a.why = UPREEMPT_RANGE_OK;
+	a.staged = 0;
+	replaced = a.replace;
+	ret = a.flags || a.reserved32 || a.reserved ? -EINVAL : up_code_add(d, &a);
+	if (ret && ret != -EINVAL)
+		return ret;
+	if (up_arg_put(uarg, &a, sizeof(a))) {
+		/* Nobody knows its id; what was replaced is named by it already. */
+		if (!ret && !replaced)
+			up_code_remove(d, a.id, &(bool){ false });
+		ret = -EFAULT;
+	}
+	return ret;
+}
+
+static long up_ioc_code_remove(struct up_domain *d, void __user *uarg)
+{
+	struct upreempt_code_remove a;
+	int ret = up_arg_get(&a, sizeof(a), uarg);
+	bool staged = false;
+
+	if (ret)
+		return ret;
+	if (a.flags || a.reserved32)
+		return -EINVAL;
+	ret = up_code_remove(d, a.id, &staged);
+	a.staged = staged;
+	return ret ? ret : up_arg_put(uarg, &a, sizeof(a));
+}
+
 static long up_dispatch(struct up_domain *d, unsigned int cmd, void __user *uarg)
 {
 	if (cmd == UPREEMPT_IOC_QUERY)
@@ -469,6 +512,10 @@ static long up_dispatch(struct up_domain *d, unsigned int cmd, void __user *uarg
 		return up_ioc_poll(d, (unsigned long)uarg);
 	case UPREEMPT_IOC_XSTATE:
 		return up_ioc_xstate(d, uarg);
+	case UPREEMPT_IOC_CODE_ADD:
+		return up_ioc_code_add(d, uarg);
+	case UPREEMPT_IOC_CODE_REMOVE:
+		return up_ioc_code_remove(d, uarg);
 	case UPREEMPT_IOC_WORLD_STOP:
 		return up_ioc_world_stop(d, uarg);
 	case UPREEMPT_IOC_WORLD_START:

@@ -122,7 +122,7 @@ int up_domain_setup(struct up_domain *d, struct upreempt_setup *s)
 		return -EPERM;
 	if (up_domain_ready(d))
 		return -EBUSY;
-	if (s->flags || s->reserved[0] || s->reserved[1] ||
+	if (s->flags & ~UPREEMPT_SETUP_DECLARED || s->reserved[0] || s->reserved[1] ||
 	    !s->nr_slots || s->nr_slots > UP_MAX_SLOTS ||
 	    s->nr_events < UP_MIN_EVENTS || s->nr_events > UP_MAX_EVENTS ||
 	    !is_power_of_2(s->nr_events))
@@ -146,8 +146,11 @@ int up_domain_setup(struct up_domain *d, struct upreempt_setup *s)
 		goto unlock;
 	ret = up_world_init(d);
 	if (!ret)
+		ret = up_tables_init(d, s->flags & UPREEMPT_SETUP_DECLARED);
+	if (!ret)
 		ret = up_pages_alloc(d, s->gate_off >> PAGE_SHIFT);
 	if (ret) {
+		up_tables_free(d);
 		up_world_free(d);
 		kvfree(d->threads);
 		d->threads = NULL;
@@ -256,6 +259,7 @@ static void up_domain_reap(struct work_struct *work)
 
 	irq_work_sync(&d->wake);
 	up_world_free(d);
+	up_tables_free(d);
 	if (d->eventfd)
 		eventfd_ctx_put(d->eventfd);
 	up_pages_free(d);
@@ -309,6 +313,7 @@ struct up_domain *up_domain_create(void)
 	d->mm = current->mm;
 	mmgrab(d->mm);
 	mutex_init(&d->mutex);
+	mutex_init(&d->code_mutex);
 	raw_spin_lock_init(&d->ring.lock);
 	raw_spin_lock_init(&d->zombie_lock);
 	INIT_LIST_HEAD(&d->zombies);

@@ -212,18 +212,27 @@ int up_held_wait(struct up_thread *t)
 static void up_gate_wait(struct up_thread *t, unsigned long ip)
 {
 	unsigned long flags;
+	bool held;
 	int ret;
 
 	trace_upreempt_gate(t->domain->id, t->tid, true, ip);
 	up_inject(gate_delay);
 	raw_spin_lock_irqsave(&t->lock, flags);
-	t->gated = (t->hold || up_world_holds(t)) && !t->closing;
+	held = (t->hold || up_world_holds(t)) && !t->closing;
+	t->gated = held;
 	t->count.gated++;
 	up_attention_update(t);		/* no longer on its way */
 	raw_spin_unlock_irqrestore(&t->lock, flags);
-	do {
-		ret = up_held_wait(t);
-	} while (up_gate_leave(t, ret));
+	up_inject(gate_wait_delay);
+	/*
+	 * Who came too late for one stop must not sleep for the next: nobody takes it for stopped,
+	 * and where it is it may have to run on before it can be.
+	 */
+	if (held) {
+		do {
+			ret = up_held_wait(t);
+		} while (up_gate_leave(t, ret));
+	}
 	trace_upreempt_gate(t->domain->id, t->tid, false, ip);
 
 	/* Not asleep since the last arming, or woken by a signal: the hook decides. */

@@ -35,6 +35,7 @@ extern unsigned int up_inject_hook_delay_us;
 extern unsigned int up_inject_sched_in_delay_us;
 extern unsigned int up_inject_gate_delay_us;
 extern unsigned int up_inject_undo_delay_us;
+extern unsigned int up_inject_gate_wait_delay_us;
 extern unsigned int up_inject_stop_delay_us;
 extern unsigned int up_inject_refuse_arm;
 

@@ -28,6 +28,9 @@ MODULE_PARM_DESC(inject_gate_delay_us, "test build: busy wait in the gate, befor
 unsigned int up_inject_undo_delay_us;
 module_param_named(inject_undo_delay_us, up_inject_undo_delay_us, uint, 0600);
 MODULE_PARM_DESC(inject_undo_delay_us, "test build: busy wait in giving back the PC that the gate has replaced");
+unsigned int up_inject_gate_wait_delay_us;
+module_param_named(inject_gate_wait_delay_us, up_inject_gate_wait_delay_us, uint, 0600);
+MODULE_PARM_DESC(inject_gate_wait_delay_us, "test build: busy wait in the gate, after it has looked who holds the thread");
 unsigned int up_inject_stop_delay_us;
 module_param_named(inject_stop_delay_us, up_inject_stop_delay_us, uint, 0600);
 MODULE_PARM_DESC(inject_stop_delay_us, "test build: busy wait between the epoch of a stop and its IPIs");
@@ -44,6 +47,7 @@ static int __init up_init(void)
 	BUILD_BUG_ON(sizeof(struct upreempt_event) != 256);
 	BUILD_BUG_ON(sizeof(struct upreempt_header) != 256);
 	BUILD_BUG_ON(sizeof(struct upreempt_slot) != 512);
+	BUILD_BUG_ON(sizeof(struct upreempt_range) != 24);
 
 	up_wq = alloc_workqueue("upreempt", WQ_UNBOUND, 0);
 	if (!up_wq)

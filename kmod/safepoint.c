@@ -125,17 +125,41 @@ static enum upreempt_reason up_check_common(struct up_thread *t, const struct pt
 enum upreempt_reason up_check_off(struct up_thread *t, const struct pt_regs *regs,
 				  unsigned long ip)
 {
+	enum upreempt_reason reason;
+
 	if (!up_gate_address(t))
 		return UPREEMPT_R_NO_GATE;
-	return up_check_frame(t, regs, ip, false);
+	reason = up_check_frame(t, regs, ip, false);
+	/* What only a change of its registers would cure is left to its hook. */
+	return reason ? reason : up_check_code(t, ip);
 }
 
-/* Context: the hook, under t->lock. NONE: the thread may be held here. */
-enum upreempt_reason up_check_stop(struct up_thread *t, const struct pt_regs *regs)
+/* A thread that came by itself knows where it is. */
+static enum upreempt_reason up_check_table(struct up_thread *t, struct pt_regs *regs)
 {
+	return t->cooperating ? UPREEMPT_R_NONE : up_enforce_code(t, regs);
+}
+
+/*
+ * Context: the hook, under t->lock. NONE: the thread may be held here; in its @grace wherever
+ * it is, as it is not to be set back in a sequence for a stop that does not come yet.
+ */
+enum upreempt_reason up_check_stop(struct up_thread *t, struct pt_regs *regs, bool grace)
+{
+	enum upreempt_reason reason;
+
 	if (!up_gate_address(t))
 		return UPREEMPT_R_NO_GATE;
-	return up_check_common(t, regs);
+	reason = up_check_common(t, regs);
+	return reason || grace ? reason : up_check_table(t, regs);
+}
+
+/* Context: the hook, under t->lock. NONE: a safe point, for what holds nothing. */
+enum upreempt_reason up_check_sample(struct up_thread *t, struct pt_regs *regs)
+{
+	enum upreempt_reason reason = up_check_common(t, regs);
+
+	return reason ? reason : up_check_table(t, regs);
 }
 
 static enum upreempt_reason up_check_stack(const struct up_thread *t, unsigned long sp)
@@ -151,7 +175,7 @@ static enum upreempt_reason up_check_stack(const struct up_thread *t, unsigned l
 }
 
 /* Context: the hook, under t->lock. NONE: the thread may enter its landing. */
-enum upreempt_reason up_check_redirect(struct up_thread *t, const struct pt_regs *regs)
+enum upreempt_reason up_check_redirect(struct up_thread *t, struct pt_regs *regs)
 {
 	enum upreempt_reason reason = up_check_common(t, regs);
 
@@ -167,7 +191,8 @@ enum upreempt_reason up_check_redirect(struct up_thread *t, const struct pt_regs
 		return UPREEMPT_R_SIGNAL_STACK;
 	if (up_at_signal_entry(regs) && up_guard(UP_GUARD_SIGNAL_FRAME))
 		return UPREEMPT_R_SIGNAL_FRAME;
-	return up_check_stack(t, regs->sp);
+	reason = up_check_stack(t, regs->sp);
+	return reason ? reason : up_check_table(t, regs);
 }
 
 /* Reasons that no waiting will cure: the request ends UNSAFE at once. */

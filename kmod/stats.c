@@ -61,6 +61,8 @@ static void up_stats_fill(struct upreempt_stats *s, const struct up_counters *c)
 	s->hooks = c->hooks;
 	s->gated = c->gated;
 	s->resumes = c->resumes;
+	s->restarts = c->restarts;
+	s->polls_set = c->polls_set;
 }
 
 /**
@@ -177,8 +179,8 @@ static void up_show_thread(struct seq_file *m, const char *prefix, struct up_thr
 	seq_printf(m, " blocked=%llu unsafe=%llu gone=%llu cancelled=%llu",
 		   c.outcomes[UPREEMPT_BLOCKED], c.outcomes[UPREEMPT_UNSAFE],
 		   c.outcomes[UPREEMPT_GONE], c.outcomes[UPREEMPT_CANCELLED]);
-	seq_printf(m, " ipis=%llu hooks=%llu gated=%llu resumes=%llu", c.ipis, c.hooks, c.gated,
-		   c.resumes);
+	seq_printf(m, " ipis=%llu hooks=%llu gated=%llu resumes=%llu restarts=%llu polls_set=%llu",
+		   c.ipis, c.hooks, c.gated, c.resumes, c.restarts, c.polls_set);
 	for (i = 1; i < UPREEMPT_REASON_MAX; i++)
 		if (c.deferrals[i])
 			seq_printf(m, " defer.%s=%llu", up_reason_names[i], c.deferrals[i]);

@@ -370,6 +370,7 @@ void up_world_release(struct up_domain *d)
 		up_world_release_locked(d);
 	raw_spin_unlock_irq(&w->lock);
 	hrtimer_try_to_cancel(&w->timer);
+	up_tables_retire(d);
 	wake_up_all(&w->gate);
 	wake_up(&w->owners);
 }

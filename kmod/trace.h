@@ -7,6 +7,7 @@
  *	upreempt_ipi       an IPI was sent to the CPU that runs the thread
  *	upreempt_arm       the hook was armed (by IPI, sched_in, ...)
  *	upreempt_defer     the hook could not grant it now, with the reason
+ *	upreempt_range     the hook set a sequence back to its start, or its poll register
  *	upreempt_deliver   the hook granted it: captured, redirected or gated
  *	upreempt_outcome   final
  *	upreempt_gate      a thread is held (enter) or goes on (leave)
@@ -123,6 +124,28 @@ TRACE_EVENT(upreempt_defer,
 	TP_printk("domain=%u tid=%u seq=%llu kind=%s reason=%u ip=0x%llx",
 		  __entry->domain, __entry->tid, __entry->seq,
 		  up_show_kind(__entry->kind), __entry->reason, __entry->ip)
+);
+
+TRACE_EVENT(upreempt_range,
+	TP_PROTO(u32 domain, u32 tid, u32 class, u64 ip, u64 value),
+	TP_ARGS(domain, tid, class, ip, value),
+	TP_STRUCT__entry(
+		__field(u32, domain)
+		__field(u32, tid)
+		__field(u32, class)
+		__field(u64, ip)
+		__field(u64, value)
+	),
+	TP_fast_assign(
+		__entry->domain = domain;
+		__entry->tid = tid;
+		__entry->class = class;
+		__entry->ip = ip;
+		__entry->value = value;
+	),
+	TP_printk("domain=%u tid=%u class=%s ip=0x%llx value=0x%llx", __entry->domain,
+		  __entry->tid, __print_symbolic(__entry->class, { 3, "RESTART" }, { 4, "POLL" }),
+		  __entry->ip, __entry->value)
 );
 
 TRACE_EVENT(upreempt_deliver,

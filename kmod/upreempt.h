@@ -33,6 +33,7 @@
  * Locks, outermost first
  * ----------------------
  *	domain->mutex	SETUP, REGISTER, EVENTFD, mmap; sleeps
+ *	domain->code_mutex	CODE_ADD, CODE_REMOVE; sleeps; see table.c
  *	up_domains_lock	the lists for the counters; process context
  *	rq->lock	the scheduler's, around sched_out
  *	pin		up_thread.where == UP_PINNED; interrupts off
@@ -51,6 +52,7 @@
 #include <linux/irq_work.h>
 #include <linux/kref.h>
 #include <linux/list.h>
+#include <linux/llist.h>
 #include <linux/mutex.h>
 #include <linux/preempt.h>
 #include <linux/refcount.h>
@@ -62,6 +64,8 @@
 #include <linux/wait.h>
 #include <linux/workqueue.h>
 #include <linux/upreempt.h>
+
+#include <upreempt_table.h>
 
 #include "inject.h"
 
@@ -121,6 +125,8 @@ struct up_counters {
 	u64 hooks;
 	u64 gated;
 	u64 resumes;
+	u64 restarts;
+	u64 polls_set;
 };
 
 /* The gate replaced the PC of a thread whose stack pointer was sp. */
@@ -225,6 +231,7 @@ struct up_ring {
 };
 
 struct up_world_cpu;
+struct up_table;
 
 /* A domain's threads, stopped together. See world.c. */
 struct up_world {
@@ -286,6 +293,14 @@ struct up_domain {
 
 	struct up_world world;
 	struct up_ring ring;
+
+	bool declared;			/* code that no area declares is unsafe; constant */
+	struct up_table __rcu *table;	/* never NULL; written under world->lock */
+	struct up_table *staged;	/* the next one, while the world is stopped; likewise */
+	struct llist_head retired;	/* tables that are to be freed */
+	struct mutex code_mutex;	/* one change at a time */
+	u64 code_id;			/* the last one given; under code_mutex */
+
 	wait_queue_head_t poll_wait;
 	struct eventfd_ctx *eventfd;	/* under mutex; read under RCU */
 	struct irq_work wake;
@@ -444,14 +459,25 @@ unsigned long up_gate_true_ip(struct up_thread *t, unsigned long ip, unsigned lo
 vm_fault_t up_gate_fault(struct up_domain *d, struct vm_fault *vmf);
 
 /* safepoint.c */
-enum upreempt_reason up_check_stop(struct up_thread *t, const struct pt_regs *regs);
+enum upreempt_reason up_check_stop(struct up_thread *t, struct pt_regs *regs, bool grace);
 enum upreempt_reason up_check_off(struct up_thread *t, const struct pt_regs *regs,
 				  unsigned long ip);
-enum upreempt_reason up_check_redirect(struct up_thread *t, const struct pt_regs *regs);
+enum upreempt_reason up_check_redirect(struct up_thread *t, struct pt_regs *regs);
+enum upreempt_reason up_check_sample(struct up_thread *t, struct pt_regs *regs);
 bool up_in_uprobe(struct up_thread *t, const struct pt_regs *regs, bool returning);
 void up_uprobe_left(struct up_thread *t, const struct pt_regs *regs);
 bool up_at_signal_entry(const struct pt_regs *regs);
 bool up_reason_is_final(enum upreempt_reason reason);
+
+/* table.c */
+enum upreempt_reason up_check_code(const struct up_thread *t, unsigned long ip);
+enum upreempt_reason up_enforce_code(struct up_thread *t, struct pt_regs *regs);
+int up_tables_init(struct up_domain *d, bool declared);
+void up_tables_free(struct up_domain *d);
+void up_tables_retire(struct up_domain *d);
+void up_tables_release(struct up_domain *d);
+int up_code_add(struct up_domain *d, struct upreempt_code_add *arg);
+int up_code_remove(struct up_domain *d, u64 id, bool *staged);
 
 /* world.c */
 void up_world_running(const struct up_thread *t);
@@ -461,7 +487,7 @@ bool up_world_waits(const struct up_thread *t);
 void up_world_sched_out(struct up_thread *t, const struct pt_regs *regs);
 void up_world_sched_in(struct up_thread *t);
 void up_world_on_cpu(struct up_thread *t, const struct pt_regs *regs);
-bool up_world_hook(struct up_thread *t, const struct pt_regs *regs);
+bool up_world_hook(struct up_thread *t, struct pt_regs *regs);
 bool up_world_gone(struct up_thread *t, bool by_itself);
 int up_world_stop(struct up_domain *d, struct upreempt_world *arg);
 int up_world_start(struct up_domain *d);

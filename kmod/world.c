@@ -230,16 +230,16 @@ void up_world_on_cpu(struct up_thread *t, const struct pt_regs *regs)
 /**
  * up_world_hook - does a stop of the world hold the current thread?
  * @t: current's registration
- * @regs: its final user frame
+ * @regs: its final user frame, which may be set back to the start of a sequence
  *
  * Context: the hook, under t->lock.
  */
-bool up_world_hook(struct up_thread *t, const struct pt_regs *regs)
+bool up_world_hook(struct up_thread *t, struct pt_regs *regs)
 {
 	struct up_world *w = &t->domain->world;
 	enum upreempt_reason reason;
+	bool hold = true, grace;
 	unsigned long ip;
-	bool hold = true;
 
 	if (!up_world_stopped(w))
 		return false;
@@ -250,11 +250,14 @@ bool up_world_hook(struct up_thread *t, const struct pt_regs *regs)
 		/* Without a state: armed for something else, and the IPI is still under way. */
 		ip = up_thread_true_ip(current, regs);
 		/* On its way into another domain's gate it is held, but not where we forbid it. */
-		reason = ip == regs->ip ? up_check_stop(t, regs) : up_check_off(t, regs, ip);
-		if (!reason && !w->forced && !t->cooperating)
+		grace = !w->forced && !t->cooperating;
+		reason = ip == regs->ip ? up_check_stop(t, regs, grace) :
+					  up_check_off(t, regs, ip);
+		if (!reason && grace)
 			reason = UPREEMPT_R_GRACE;
 		hold = !reason;
 		if (hold) {
+			ip = up_thread_true_ip(current, regs);
 			up_world_stood(t, t->cooperating ? UP_W_COOPERATED : UP_W_LANDED, ip);
 		} else {
 			up_world_late(t, reason, ip);
@@ -282,7 +285,7 @@ bool up_world_waits(const struct up_thread *t)
 
 /* ---- release ------------------------------------------------------------------------- */
 
-/* Under world->lock. The caller wakes w->gate and w->owners. */
+/* Under world->lock. The caller wakes w->gate and w->owners, and retires tables. */
 void up_world_release_locked(struct up_domain *d)
 {
 	struct up_world *w = &d->world;
@@ -292,6 +295,7 @@ void up_world_release_locked(struct up_domain *d)
 	INIT_LIST_HEAD(&w->late);
 	w->depth = 0;
 	w->ns += ns;
+	up_tables_release(d);
 	WRITE_ONCE(w->owner, NULL);
 	/* The one store. Whoever waits at the gate looks at it after having been woken. */
 	smp_store_release(&w->epoch, w->epoch + 1);
@@ -342,6 +346,7 @@ static void up_world_irq_work(struct irq_work *work)
 	if (test_and_clear_bit(UP_WORLD_WAKE_DONE, &w->irq_flags))
 		wake_up_all(&w->done);
 	if (test_and_clear_bit(UP_WORLD_WAKE_GATE, &w->irq_flags)) {
+		up_tables_retire(container_of(w, struct up_domain, world));
 		wake_up_all(&w->gate);
 		wake_up(&w->owners);
 	}

@@ -48,7 +48,7 @@ minor=$(awk '$2 == "UPREEMPT_VERSION_MINOR" { print $3 }' "$header")
 	say "upreempt.h says version $major.$minor, VERSION is $version"
 
 exported=$(nm -D --defined-only "$lib" | awk '$2 != "A" { sub(/@.*/, "", $3); print $3 }' | sort)
-public=$( { tr '\n' ' ' < "$header" | grep -oE 'UPREEMPT_API [^;]*' |
+public=$( { cat "$header" "${header%/*}/table.h" | tr '\n' ' ' | grep -oE 'UPREEMPT_API [^;]*' |
 	grep -oE 'upreempt_[a-z_]+ ?\(|\*upreempt_slot_self' | tr -d '(* ' |
 	grep -v -e '_fn$'; echo upreempt_trace_landing; echo upreempt_trace_resume; } | sort -u)
 for symbol in $public; do

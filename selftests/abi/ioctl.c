@@ -68,6 +68,7 @@ union any {
 	struct upreempt_resume resume;
 	struct upreempt_eventfd eventfd;
 	struct upreempt_stats stats;
+	struct upreempt_code_add code;
 	unsigned char bytes[8192];
 };
 
@@ -88,6 +89,8 @@ static const struct command {
 	{ "RESUME", UPREEMPT_IOC_RESUME, sizeof(struct upreempt_resume), false },
 	{ "EVENTFD", UPREEMPT_IOC_EVENTFD, sizeof(struct upreempt_eventfd), false },
 	{ "STATS", UPREEMPT_IOC_STATS, sizeof(struct upreempt_stats), true },
+	{ "CODE_ADD", UPREEMPT_IOC_CODE_ADD, sizeof(struct upreempt_code_add), true },
+	{ "CODE_REMOVE", UPREEMPT_IOC_CODE_REMOVE, sizeof(struct upreempt_code_remove), true },
 };
 
 #define NR_COMMANDS	(sizeof(commands) / sizeof(commands[0]))
@@ -109,6 +112,10 @@ static void valid(union any *a, const struct command *c, uint32_t other)
 		a->eventfd.fd = -1;
 	} else if (c->cmd == UPREEMPT_IOC_STATS) {
 		a->stats.slot = UPREEMPT_ALL_SLOTS;
+	} else if (c->cmd == UPREEMPT_IOC_CODE_ADD) {
+		a->code.base = 0x1000;
+		a->code.len = 0x1000;
+		a->code.cls = UPREEMPT_CODE_SAFE;
 	}
 }
 
@@ -157,7 +164,8 @@ TEST_F(dev, larger_with_zero_tail)
 		int exact, larger;
 
 		if (commands[i].cmd == UPREEMPT_IOC_RESUME ||
-		    commands[i].cmd == UPREEMPT_IOC_UNREGISTER)
+		    commands[i].cmd == UPREEMPT_IOC_UNREGISTER ||
+		    commands[i].cmd == UPREEMPT_IOC_CODE_ADD)
 			continue;	/* work only once */
 		valid(&a, &commands[i], self->other.slot);
 		exact = raw_ioctl(self->r.fd, commands[i].cmd, &a);
@@ -218,7 +226,7 @@ TEST_F(dev, answer_cannot_be_written)
 		const struct command *c = &commands[i];
 		int fd = self->r.fd;
 
-		if (!c->out || c->cmd == UPREEMPT_IOC_WAIT)
+		if (!c->out || c->cmd == UPREEMPT_IOC_WAIT || c->cmd == UPREEMPT_IOC_CODE_REMOVE)
 			continue;
 		if (c->cmd == UPREEMPT_IOC_SETUP)
 			fd = fresh.fd;
@@ -234,6 +242,10 @@ TEST_F(dev, answer_cannot_be_written)
 	}
 	EXPECT_EQ(0, raw_ioctl(self->r.fd, UPREEMPT_IOC_REGISTER, &reg)) {
 		TH_LOG("the refused REGISTER left a registration");
+	}
+	valid(&a, &commands[11], self->other.slot);
+	EXPECT_EQ(0, raw_ioctl(self->r.fd, UPREEMPT_IOC_CODE_ADD, &a)) {
+		TH_LOG("the refused CODE_ADD left an area");
 	}
 	close(fresh.fd);
 }
@@ -271,12 +283,14 @@ TEST_F(dev, query)
 		  UPREEMPT_F_RING,
 		  q.features & (UPREEMPT_F_SAMPLE | UPREEMPT_F_STOP | UPREEMPT_F_REDIRECT |
 				UPREEMPT_F_RESUME | UPREEMPT_F_RING));
-	EXPECT_EQ(0, q.features & ~0x7ffULL);
+	EXPECT_EQ(0, q.features & ~0xfffULL);
 	EXPECT_LE(16, q.max_slots);
 	EXPECT_LE(16, q.max_events);
 	EXPECT_EQ(16, q.max_requests);
 	EXPECT_EQ(sizeof(struct upreempt_slot), q.slot_size);
 	EXPECT_LE(4096, q.landing_max);
+	EXPECT_LE(1000000, q.max_ranges);
+	EXPECT_LE(65536, q.max_areas);
 	EXPECT_TRUE(all_zero(q.reserved, sizeof(q.reserved)));
 }
 
@@ -299,7 +313,7 @@ TEST_F(dev, setup_arguments)
 			TH_LOG("SETUP with " #change);			\
 		}							\
 	} while (0)
-	BAD(s.flags = 1);
+	BAD(s.flags = 2);
 	BAD(s.flags = 1U << 31);
 	BAD(s.reserved[0] = 1);
 	BAD(s.reserved[1] = 1);
@@ -522,7 +536,8 @@ TEST_F(dev, request_arguments)
 			TH_LOG("REQUEST with " #change);		\
 		}							\
 	} while (0)
-	BAD(EINVAL, req.flags |= 1U << 3);
+	BAD(EINVAL, req.flags |= 1U << 5);
+	BAD(EINVAL, req.flags |= UPREEMPT_REQ_DECLARED_CALLER);	/* sampled: with SAFE only */
 	BAD(EINVAL, req.flags |= 1U << 31);
 	BAD(EINVAL, req.flags |= UPREEMPT_REQ_OR_BLOCKED);	/* is for REDIRECT */
 	BAD(EINVAL, req.kind = 0);
@@ -703,7 +718,7 @@ TEST_F(dev, unknown_commands)
 	unsigned char arg[512] = { 0 };
 
 	EXPECT_EQ(-ENOTTY, raw_ioctl(self->r.fd, _IO(UPREEMPT_IOC_MAGIC, 0x3f), arg));
-	EXPECT_EQ(-ENOTTY, raw_ioctl(self->r.fd, _IO(UPREEMPT_IOC_MAGIC, 0x4f), arg));
+	EXPECT_EQ(-ENOTTY, raw_ioctl(self->r.fd, _IO(UPREEMPT_IOC_MAGIC, 0x51), arg));
 	EXPECT_EQ(-ENOTTY, raw_ioctl(self->r.fd, _IO(UPREEMPT_IOC_MAGIC, 0xff), arg));
 	EXPECT_EQ(-ENOTTY, raw_ioctl(self->r.fd, _IOWR(UPREEMPT_IOC_MAGIC + 1, 0x40,
 						       struct upreempt_query), arg));

@@ -53,7 +53,12 @@ SIZE(upreempt_wait, 288);	ENDS(upreempt_wait, event, 288);
 SIZE(upreempt_ref, 16);		ENDS(upreempt_ref, seq, 16);
 SIZE(upreempt_resume, 200);	ENDS(upreempt_resume, regs, 200);
 SIZE(upreempt_eventfd, 8);	ENDS(upreempt_eventfd, fd, 8);
-SIZE(upreempt_stats, 464);	ENDS(upreempt_stats, world_late, 464);
+SIZE(upreempt_stats, 480);	ENDS(upreempt_stats, polls_set, 480);
+SIZE(upreempt_range, 24);	ENDS(upreempt_range, reserved32, 24);
+SIZE(upreempt_code_add, 80);	ENDS(upreempt_code_add, reserved, 80);
+SIZE(upreempt_code_remove, 24);	ENDS(upreempt_code_remove, reserved32, 24);
+AT(upreempt_range, value, 8);	AT(upreempt_range, cls, 16);	AT(upreempt_code_add, ranges, 24);
+AT(upreempt_code_add, replace, 40); AT(upreempt_code_add, bad, 56);
 SIZE(upreempt_world_thread, 48);	ENDS(upreempt_world_thread, comm, 48);
 SIZE(upreempt_xstate, 48);	ENDS(upreempt_xstate, reserved, 48);
 SIZE(upreempt_world, 560);	ENDS(upreempt_world, late, 560);
@@ -66,7 +71,11 @@ _Static_assert(UPREEMPT_PENDING == 0 && UPREEMPT_LANDED == 1 && UPREEMPT_COOPERA
 	       UPREEMPT_CANCELLED == 6, "outcomes");
 _Static_assert(UPREEMPT_SAMPLE == 1 && UPREEMPT_STOP == 2 && UPREEMPT_REDIRECT == 3, "kinds");
 _Static_assert(UPREEMPT_R_NOT_RUN == 1 && UPREEMPT_R_OFF == 10 && UPREEMPT_R_RING_FULL == 17 &&
-	       UPREEMPT_R_EXCEPTION == 20, "reasons");
+	       UPREEMPT_R_EXCEPTION == 20 && UPREEMPT_R_UNDECLARED == 26, "reasons");
+_Static_assert(UPREEMPT_CODE_SAFE == 1 && UPREEMPT_CODE_UNSAFE == 2 && UPREEMPT_CODE_RESTART == 3 &&
+	       UPREEMPT_CODE_POLL == 4 && UPREEMPT_CODE_STEP == 6, "classes");
+_Static_assert(UPREEMPT_REG_RSP == 4 && UPREEMPT_REG_R8 == 8 && UPREEMPT_REG_R15 == 15,
+	       "registers");
 
 /* The first number of each command as programs have it compiled in */
 static const struct {
@@ -82,8 +91,10 @@ static const struct {
 	{ UPREEMPT_IOC_RELEASE,		0x4010b747 },
 	{ UPREEMPT_IOC_RESUME,		0x40c8b748 },
 	{ UPREEMPT_IOC_EVENTFD,		0x4008b749 },
-	{ UPREEMPT_IOC_STATS,		0xc1d0b74a },
+	{ UPREEMPT_IOC_STATS,		0xc1e0b74a },
 	{ UPREEMPT_IOC_CHECK,		0x0000b74b },
+	{ UPREEMPT_IOC_CODE_ADD,	0xc050b74f },
+	{ UPREEMPT_IOC_CODE_REMOVE,	0xc018b750 },
 };
 
 #define NR_NUMBERS (sizeof(numbers) / sizeof(numbers[0]))

@@ -322,6 +322,7 @@ RAW_FN void raw_params_reset(void)
 	raw_param("inject_sched_in_delay_us", 0);
 	raw_param("inject_gate_delay_us", 0);
 	raw_param("inject_undo_delay_us", 0);
+	raw_param("inject_gate_wait_delay_us", 0);
 	raw_param("inject_stop_delay_us", 0);
 	raw_param("inject_refuse_arm", 0);
 }

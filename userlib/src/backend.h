@@ -18,7 +18,8 @@
 #include <pthread.h>
 
 #define UPREEMPT_HIDDEN		__attribute__((visibility("hidden")))
-#define KNOWN_REQ_FLAGS		(UPREEMPT_REQ_RING | UPREEMPT_REQ_OR_BLOCKED)
+#define KNOWN_REQ_FLAGS		(UPREEMPT_REQ_RING | UPREEMPT_REQ_OR_BLOCKED | \
+				 UPREEMPT_REQ_SAFE | UPREEMPT_REQ_DECLARED_CALLER)
 #define DEAD_HANDLES		64	/* kept before one is used again */
 
 #pragma GCC visibility push(hidden)
@@ -58,6 +59,9 @@ struct upreempt_ops {
 	int (*stats)(struct upreempt_domain *d, struct upreempt_thread *t,
 		     struct upreempt_stats *stats);
 	int (*eventfd)(struct upreempt_domain *d, int fd);
+	/* as the module's commands */
+	int (*code_add)(struct upreempt_domain *d, struct upreempt_code_add *a);
+	int (*code_remove)(struct upreempt_domain *d, uint64_t id);
 };
 
 struct upreempt_domain {
@@ -76,6 +80,8 @@ struct upreempt_domain {
 	unsigned int nr_dead;
 	uint64_t serial;		/* the last thread's */
 	uint32_t hs_lock;		/* one handshake at a time */
+	uint32_t code_lock;		/* up_lock(): codes */
+	struct upreempt_code *codes;	/* areas: see code.c */
 	pid_t stopper;			/* who has stopped the world; atomic */
 	uint32_t depth, late;		/* only the stopper's business */
 	struct sig_domain *sig;
@@ -121,7 +127,7 @@ struct upreempt_thread {
 	uint32_t users;			/* atomic: calls that use the handle now */
 	struct sig_thread *sig;
 	struct kmod_thread *kmod;
-	uint64_t stack_hi;		/* constant while registered */
+	uint64_t stack_lo, stack_hi;	/* constant while registered; 0: not known */
 	struct hs_entry hs;
 	struct upreempt_action *actions;	/* newest first; atomic */
 };
@@ -208,6 +214,8 @@ static inline bool upreempt_handshake_claim(struct upreempt_thread *t)
 }
 /* poll.c: the calling thread's deferred actions */
 void upreempt_run_actions(struct upreempt_thread *t);
+/* code.c: the domain goes */
+void upreempt_codes_free(struct upreempt_domain *d);
 /* request.c: the handle will not become another thread's in between */
 int upreempt_thread_enter(struct upreempt_thread *t);
 void upreempt_thread_exit(struct upreempt_thread *t);

@@ -65,6 +65,7 @@ static int kmod_open(struct upreempt_domain *d, const struct upreempt_domain_opt
 	struct upreempt_query q;
 	struct upreempt_setup setup = {
 		.size = sizeof(setup),
+		.flags = o->flags & UPREEMPT_DOMAIN_DECLARED ? UPREEMPT_SETUP_DECLARED : 0,
 		.nr_slots = o->slots,
 		.nr_events = o->events,
 	};
@@ -399,6 +400,18 @@ static int kmod_eventfd(struct upreempt_domain *d, int fd)
 	return ioctl(d->fd, UPREEMPT_IOC_EVENTFD, &e) ? -errno : 0;
 }
 
+static int kmod_code_add(struct upreempt_domain *d, struct upreempt_code_add *a)
+{
+	return ioctl(d->fd, UPREEMPT_IOC_CODE_ADD, a) ? -errno : 0;
+}
+
+static int kmod_code_remove(struct upreempt_domain *d, uint64_t id)
+{
+	struct upreempt_code_remove a = { .size = sizeof(a), .id = id };
+
+	return ioctl(d->fd, UPREEMPT_IOC_CODE_REMOVE, &a) ? -errno : 0;
+}
+
 const struct upreempt_ops upreempt_ops_kmod = {
 	.name		= "kmod",
 	.open		= kmod_open,
@@ -417,4 +430,6 @@ const struct upreempt_ops upreempt_ops_kmod = {
 	.world_start	= kmod_world_start,
 	.stats		= kmod_stats,
 	.eventfd	= kmod_eventfd,
+	.code_add	= kmod_code_add,
+	.code_remove	= kmod_code_remove,
 };

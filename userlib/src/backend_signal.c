@@ -124,6 +124,7 @@ static int signal_open(struct upreempt_domain *d, const struct upreempt_domain_o
 	if (!d->sig)
 		return -ENOMEM;
 	d->sig->eventfd = -1;
+	d->sig->code.declared = o->flags & UPREEMPT_DOMAIN_DECLARED;
 	ret = make_memory(d, o);
 	if (ret)
 		goto free_sig;
@@ -167,6 +168,7 @@ static void signal_free(struct upreempt_domain *d)
 {
 	close(d->fd);
 	munmap(d->header, d->header->mmap_size);
+	sig_tables_free(d);
 	free(d->sig);
 }
 
@@ -308,4 +310,6 @@ const struct upreempt_ops upreempt_ops_signal = {
 	.world_start	= sig_world_start,
 	.stats		= signal_stats,
 	.eventfd	= sig_eventfd,
+	.code_add	= sig_code_add,
+	.code_remove	= sig_code_remove,
 };

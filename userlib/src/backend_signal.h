@@ -21,12 +21,13 @@
  * Grace: until a request's grace is over the handler grants it in a poll only. Nobody
  * is sent a signal for it before; then the thread's timer does.
  *
- * The world is explained in signal_world.c.
+ * The world is explained in signal_world.c, tables of code in signal_table.c.
  */
 #ifndef UPREEMPT_SIGNAL_H
 #define UPREEMPT_SIGNAL_H
 
 #include "backend.h"
+#include <upreempt_table.h>
 #include <signal.h>
 #include <time.h>
 #include <ucontext.h>
@@ -98,7 +99,20 @@ struct sig_world {
 	struct upreempt_domain *next;	/* that this thread has stopped, too */
 };
 
+struct sig_table;
+
+struct sig_tables {
+	bool declared;			/* constant */
+	uint32_t lock;			/* one change at a time */
+	struct sig_table *now;		/* atomic; changes under d->lock, as: */
+	struct sig_table *staged;	/* holds when the world goes on */
+	struct sig_table *retired;	/* to be freed when nobody looks into them */
+	uint32_t phase, readers[2];	/* handlers that look into a table; atomic */
+	uint64_t last_id;		/* under lock */
+};
+
 struct sig_domain {
+	struct sig_tables code;
 	uint32_t ring_lock;
 	uint64_t last_seq;		/* atomic */
 	int eventfd;			/* the program's, under ring_lock; -1 */
@@ -150,14 +164,29 @@ void sig_handler(int signo, siginfo_t *info, void *context);
 void sig_timer_at(struct upreempt_thread *t, uint64_t ns);
 
 int sig_xstate(struct upreempt_thread *t, struct upreempt_xstate *x);
+/* the frame may be changed; 0: the thread may be stopped here */
+uint32_t sig_enforce_code(struct upreempt_thread *t, ucontext_t *uc, struct upreempt_regs *regs);
+/* interrupted in, or about to make, or come from a system call */
+bool sig_at_syscall(const struct upreempt_regs *regs);
+
+/* signal_table.c; the first by the thread in its handler */
+struct upreempt_point sig_point(const struct upreempt_thread *t, uint64_t rip);
+uint32_t sig_point_reason(const struct upreempt_point *p);
+int sig_code_add(struct upreempt_domain *d, struct upreempt_code_add *a);
+int sig_code_remove(struct upreempt_domain *d, uint64_t id);
+/* the world goes on; under d->lock */
+void sig_tables_release(struct upreempt_domain *d);
+void sig_tables_free(struct upreempt_domain *d);
 
 /* signal_world.c */
 int sig_world_stop(struct upreempt_domain *d, struct upreempt_world *r);
 int sig_world_start(struct upreempt_domain *d);
 /* whoever has stopped it; under d->lock */
 void sig_world_release(struct upreempt_domain *d);
-/* by the thread in its handler: it stays. coop: it came by itself */
-bool sig_world_holds(struct upreempt_thread *t, uint64_t rip, bool coop);
+/* by the thread in its handler: it stays */
+bool sig_world_holds(struct upreempt_thread *t, ucontext_t *uc, struct upreempt_regs *regs);
+/* so that it has to be tried again */
+bool sig_world_refused(const struct upreempt_thread *t);
 bool sig_world_wants(const struct upreempt_thread *t);
 bool sig_world_owned_by(const struct upreempt_thread *t);
 /* by the thread, under d->lock: it is not waited for any more */

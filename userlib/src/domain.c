@@ -70,6 +70,8 @@ static int check_opts(struct upreempt_domain_opts *o)
 		upreempt_log(0, "%d is no signal number", o->signo);
 		return -EINVAL;
 	}
+	if (o->flags & ~UPREEMPT_DOMAIN_DECLARED)
+		return -EINVAL;
 	return 0;
 }
 
@@ -118,6 +120,7 @@ void upreempt_domain_put(struct upreempt_domain *d)
 
 	if (__atomic_sub_fetch(&d->refs, 1, __ATOMIC_ACQ_REL))
 		return;
+	upreempt_codes_free(d);
 	d->ops->free(d);
 	while ((t = d->dead)) {
 		d->dead = t->next;

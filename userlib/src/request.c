@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1 OR MIT
 /* Requests: what is the same for both backends. */
 #include "backend.h"
+#include <upreempt_table.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -44,6 +45,8 @@ static int check(struct upreempt_thread *t, const struct upreempt_request_opts *
 	if (o->kind < UPREEMPT_SAMPLE || o->kind >= UPREEMPT_KIND_MAX)
 		return -EINVAL;
 	if (o->flags & UPREEMPT_REQ_OR_BLOCKED && o->kind != UPREEMPT_REDIRECT)
+		return -EINVAL;
+	if (!upreempt_table_flags_fit(o->flags, o->kind))
 		return -EINVAL;
 	if (__atomic_load_n(&t->gone, __ATOMIC_ACQUIRE))
 		return -ESRCH;

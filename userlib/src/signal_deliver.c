@@ -14,6 +14,7 @@
 
 #define USER_CS		0x33
 #define USER_END	0x7ffffffff000ULL
+#define FLAG_RF		(1U << 16)
 #define CLEAR_FLAGS	(1U << 8 | 1U << 10 | 1U << 16 | 1U << 18)	/* TF DF RF AC */
 #define BACKOFF_MIN_US	20
 #define BACKOFF_MAX_US	1000
@@ -136,24 +137,92 @@ static bool grant(struct upreempt_thread *t, struct sig_request *r, uint32_t out
 	return false;
 }
 
-static void serve_samples(struct upreempt_thread *t, const struct upreempt_regs *regs)
+/* ---- tables of code ----------------------------------------------------------- */
+
+/*
+ * The kernel leaves the return address in rcx, and sets the PC back to the instruction for a
+ * call that it restarts. What rcx points behind was executed, so it can be read.
+ */
+bool sig_at_syscall(const struct upreempt_regs *regs)
+{
+	const uint8_t *end = (const uint8_t *)(uintptr_t)regs->rcx;
+
+	return (regs->rcx == regs->rip || regs->rcx == regs->rip + 2) &&
+	       end[-2] == 0x0f && end[-1] == 0x05;
+}
+
+uint32_t sig_enforce_code(struct upreempt_thread *t, ucontext_t *uc, struct upreempt_regs *regs)
+{
+	static const uint8_t index[UPREEMPT_REG_MAX] = {
+		REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
+		REG_R8, REG_R9, REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15,
+	};
+	struct upreempt_point p = sig_point(t, regs->rip);
+	greg_t *g = uc->uc_mcontext.gregs;
+
+	if (p.cls == UPREEMPT_CODE_RESTART) {
+		SIG_COUNT(t, restarts);
+		g[REG_RIP] = p.value;
+		g[REG_EFL] &= ~(greg_t)FLAG_RF;
+		capture(regs, uc);
+		return 0;
+	}
+	if (p.cls == UPREEMPT_CODE_POLL) {
+		if (g[index[p.reg]] != (greg_t)p.value)
+			SIG_COUNT(t, polls_set);
+		g[index[p.reg]] = p.value;
+		capture(regs, uc);
+		return UPREEMPT_R_POLL_SET;
+	}
+	return sig_point_reason(&p);
+}
+
+/* Why it must not be where it is; last of all reasons */
+static uint32_t code_refusal(struct upreempt_thread *t, const struct sig_request *r,
+			     ucontext_t *uc, struct upreempt_regs *regs)
+{
+	bool caller = r->flags & UPREEMPT_REQ_DECLARED_CALLER;
+	struct upreempt_point p;
+
+	if (t->sig->parked) {
+		p = sig_point(t, regs->rip);
+		return caller ? sig_point_reason(&p) : 0;
+	}
+	/* A sample of before a redirect, which was checked */
+	if (t->sig->coop || uc->uc_mcontext.gregs[REG_RIP] != (greg_t)regs->rip)
+		return 0;
+	if (sig_at_syscall(regs) && !caller && r->kind != UPREEMPT_REDIRECT)
+		return 0;
+	return sig_enforce_code(t, uc, regs);
+}
+
+static void serve_samples(struct upreempt_thread *t, ucontext_t *uc, struct upreempt_regs *regs)
 {
 	struct sig_request *r;
 	uint64_t seq = 0;
+	uint32_t reason;
 
 	while ((r = take(t, UPREEMPT_SAMPLE, seq))) {
 		seq = r->seq;
 		if (in_grace(t, r, regs->rip))
 			continue;
+		reason = !(r->flags & UPREEMPT_REQ_SAFE) ? 0 :
+			 t->slot->nopreempt && !t->sig->parked ? UPREEMPT_R_DISABLED :
+			 code_refusal(t, r, uc, regs);
+		if (reason) {
+			defer(t, r, reason, regs->rip);
+			continue;
+		}
 		if (grant(t, r, UPREEMPT_LANDED, UPREEMPT_R_NONE, regs))
 			sig_finish(t, r);
 	}
 }
 
-static void serve_stops(struct upreempt_thread *t, const struct upreempt_regs *regs)
+static void serve_stops(struct upreempt_thread *t, ucontext_t *uc, struct upreempt_regs *regs)
 {
 	struct sig_request *r;
 	uint64_t seq = 0;
+	uint32_t reason;
 
 	while ((r = take(t, UPREEMPT_STOP, seq))) {
 		seq = r->seq;
@@ -166,6 +235,11 @@ static void serve_stops(struct upreempt_thread *t, const struct upreempt_regs *r
 		/* In a stop of the world it stands already. */
 		if (t->slot->nopreempt && !t->sig->parked) {
 			defer(t, r, UPREEMPT_R_DISABLED, regs->rip);
+			continue;
+		}
+		reason = code_refusal(t, r, uc, regs);
+		if (reason) {
+			defer(t, r, reason, regs->rip);
 			continue;
 		}
 		if (!grant(t, r, UPREEMPT_LANDED, UPREEMPT_R_NONE, regs))
@@ -216,15 +290,15 @@ static uint64_t expire(struct upreempt_thread *t, const struct upreempt_regs *re
 }
 
 /* By a STOP or by a stop of the world */
-static bool held(struct upreempt_thread *t, const struct upreempt_regs *regs)
+static bool held(struct upreempt_thread *t, ucontext_t *uc, struct upreempt_regs *regs)
 {
-	bool world = sig_world_holds(t, regs->rip, t->sig->coop);
+	bool world = sig_world_holds(t, uc, regs);
 
 	return world || __atomic_load_n(&t->slot->held, __ATOMIC_SEQ_CST);
 }
 
 /* Here the thread is stopped; it still gives samples and takes further stops. */
-static void hold(struct upreempt_thread *t, const struct upreempt_regs *regs)
+static void hold(struct upreempt_thread *t, ucontext_t *uc, struct upreempt_regs *regs)
 {
 	uint64_t deadline, retry;
 	uint32_t word;
@@ -234,11 +308,11 @@ static void hold(struct upreempt_thread *t, const struct upreempt_regs *regs)
 	__atomic_store_n(&t->sig->parked, 1, __ATOMIC_SEQ_CST);
 	for (;;) {
 		word = __atomic_load_n(&t->sig->word, __ATOMIC_SEQ_CST);
-		if (!held(t, regs))
+		if (!held(t, uc, regs))
 			break;
 		t->sig->ring_full = false;
-		serve_stops(t, regs);
-		serve_samples(t, regs);
+		serve_stops(t, uc, regs);
+		serve_samples(t, uc, regs);
 		deadline = expire(t, regs, 1);
 		/* What found the ring full is tried again. */
 		if (t->sig->ring_full) {
@@ -346,7 +420,7 @@ static void redirect(struct upreempt_thread *t, const struct sig_request *r, uco
 }
 
 static void serve_redirects(struct upreempt_thread *t, ucontext_t *uc,
-			    const struct upreempt_regs *regs)
+			    struct upreempt_regs *regs)
 {
 	struct sig_request *r;
 	uint64_t seq = 0;
@@ -358,6 +432,17 @@ static void serve_redirects(struct upreempt_thread *t, ucontext_t *uc,
 		if (in_grace(t, r, regs->rip))
 			continue;
 		reason = refusal(t, uc, regs, &final);
+		if (!reason) {
+			final = false;
+			reason = code_refusal(t, r, uc, regs);
+			/* The module would find it in the call. */
+			if (reason && r->flags & UPREEMPT_REQ_OR_BLOCKED &&
+			    !(r->flags & UPREEMPT_REQ_DECLARED_CALLER) && sig_at_syscall(regs)) {
+				if (grant(t, r, UPREEMPT_BLOCKED, UPREEMPT_R_NONE, regs))
+					sig_finish(t, r);
+				continue;
+			}
+		}
 		if (reason && !final) {
 			defer(t, r, reason, regs->rip);
 			continue;
@@ -409,7 +494,7 @@ static void arm(struct upreempt_thread *t, uint64_t deadline)
 		retry |= __atomic_load_n(&r->state, __ATOMIC_SEQ_CST) == RQ_PENDING &&
 			 r->attempts && r->reason != UPREEMPT_R_DISABLED &&
 			 r->reason != UPREEMPT_R_STOPPER && r->reason != UPREEMPT_R_GRACE;
-	if (retry) {
+	if (retry || (sig_world_wants(t) && sig_world_refused(t))) {
 		s->backoff_us = s->backoff_us ? s->backoff_us * 2 : BACKOFF_MIN_US;
 		if (s->backoff_us > BACKOFF_MAX_US)
 			s->backoff_us = BACKOFF_MAX_US;
@@ -452,13 +537,13 @@ static void deliver(struct upreempt_thread *t, ucontext_t *uc)
 	capture(&regs, uc);
 	t->sig->coop = takes_mark(t, &regs);
 	expire(t, &regs, 0);
-	serve_stops(t, &regs);
-	while (held(t, &regs)) {
-		hold(t, &regs);
-		serve_stops(t, &regs);
+	serve_stops(t, uc, &regs);
+	while (held(t, uc, &regs)) {
+		hold(t, uc, &regs);
+		serve_stops(t, uc, &regs);
 	}
 	serve_redirects(t, uc, &regs);
-	serve_samples(t, &regs);
+	serve_samples(t, uc, &regs);
 	deadline = expire(t, &regs, 0);
 	if (deadline || __atomic_load_n(&t->slot->pending, __ATOMIC_SEQ_CST))
 		arm(t, deadline);

@@ -101,19 +101,36 @@ static bool refuse(struct upreempt_thread *t, uint32_t reason, uint64_t rip)
 	return false;
 }
 
-bool sig_world_holds(struct upreempt_thread *t, uint64_t rip, bool coop)
+bool sig_world_holds(struct upreempt_thread *t, ucontext_t *uc, struct upreempt_regs *regs)
 {
+	bool coop = t->sig->coop;
+	uint32_t reason;
+
 	if (!sig_world_wants(t) || state_of(t) == SW_AWAY)
 		return false;
 	/* A thread that a STOP holds, or that was held by the last stop, stands already. */
 	if (!t->sig->parked) {
 		if (t->slot->nopreempt && !t->sig->waits_turn)
-			return refuse(t, UPREEMPT_R_DISABLED, rip);
+			return refuse(t, UPREEMPT_R_DISABLED, regs->rip);
 		if (!coop && !__atomic_load_n(&t->domain->sig->world.forced, __ATOMIC_SEQ_CST))
-			return refuse(t, UPREEMPT_R_GRACE, rip);
+			return refuse(t, UPREEMPT_R_GRACE, regs->rip);
+		/* Last: it may be set back to the start of a sequence. */
+		reason = coop || t->sig->waits_turn || sig_at_syscall(regs) ? 0 :
+			 sig_enforce_code(t, uc, regs);
+		if (reason)
+			return refuse(t, reason, regs->rip);
 	}
-	stand(t, rip, coop);
+	stand(t, regs->rip, coop);
 	return true;
+}
+
+bool sig_world_refused(const struct upreempt_thread *t)
+{
+	uint32_t reason = __atomic_load_n(&t->sig->world.reason, __ATOMIC_RELAXED);
+
+	return state_of(t) == SW_ASKED &&
+	       (reason == UPREEMPT_R_UNDECLARED || reason == UPREEMPT_R_UNSAFE_RANGE ||
+		reason == UPREEMPT_R_POLL_SET);
 }
 
 void sig_world_leave(struct upreempt_thread *t)
@@ -288,7 +305,10 @@ static void begin(struct upreempt_domain *d, const struct upreempt_thread *self,
 	w->grace_end_ns = grace_ns > UINT64_MAX - w->request_ns ? UINT64_MAX :
 			  w->request_ns + grace_ns;
 	__atomic_store_n(&w->forced, !grace_ns, __ATOMIC_SEQ_CST);
+	/* Under the lock: a table of code is published before, or staged. */
+	up_lock(&d->lock);
 	__atomic_add_fetch(&w->epoch, 1, __ATOMIC_SEQ_CST);
+	up_unlock(&d->lock);
 	d->sig->stats.world_stops++;
 	ask_all(d, self);
 }
@@ -445,6 +465,7 @@ void sig_world_release(struct upreempt_domain *d)
 	if (!(w->epoch & 1))
 		return;
 	d->sig->stats.world_ns += upreempt_now() - w->request_ns;
+	sig_tables_release(d);
 	__atomic_add_fetch(&w->epoch, 1, __ATOMIC_SEQ_CST);
 	for (t = d->live; t; t = t->next) {
 		if (move(t, SW_ASKED, SW_NONE))

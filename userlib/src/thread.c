@@ -242,6 +242,7 @@ int upreempt_thread_register(struct upreempt_domain *d, const struct upreempt_th
 	if (t->kflags && (shadow || o.flags & UPREEMPT_THREAD_KERNEL_RESUME))
 		t->kflags |= KRESUME_ALWAYS;
 	ret = fill_register(t, &r, &o);
+	t->stack_lo = r.stack_lo;
 	t->stack_hi = r.stack_hi;
 	if (!ret)
 		ret = d->ops->add(t, &r);

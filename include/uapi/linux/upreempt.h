@@ -94,6 +94,9 @@ enum upreempt_reason {
 	UPREEMPT_R_STOPPER	= 23,	/* STOP: it has stopped the world itself */
 	UPREEMPT_R_GRACE	= 24,	/* its time to come by itself is not over */
 	UPREEMPT_R_SILENT	= 25,	/* its CPU did not answer the IPI */
+	UPREEMPT_R_UNDECLARED	= 26,	/* in code that no area declares */
+	UPREEMPT_R_UNSAFE_RANGE	= 27,	/* in a range that an area declares unsafe */
+	UPREEMPT_R_POLL_SET	= 28,	/* in a POLL range: will come at its end */
 	UPREEMPT_REASON_MAX
 };
 
@@ -219,6 +222,7 @@ struct upreempt_slot {
 #define UPREEMPT_F_WORLD	(1ULL << 8)	/* WORLD_STOP, WORLD_START */
 #define UPREEMPT_F_GRACE	(1ULL << 9)	/* grace_ns, POLL, slot.poll, slot.trigger */
 #define UPREEMPT_F_XSTATE	(1ULL << 10)	/* XSTATE */
+#define UPREEMPT_F_TABLE	(1ULL << 11)	/* CODE_ADD, CODE_REMOVE, SETUP_DECLARED */
 
 struct upreempt_query {
 	__u32 size;
@@ -229,12 +233,16 @@ struct upreempt_query {
 	__u32 max_requests;		/* out: outstanding requests on one thread */
 	__u32 slot_size;		/* out */
 	__u64 landing_max;		/* out: largest landing_end - landing */
-	__u64 reserved[4];		/* out: 0 */
+	__u32 max_ranges;		/* out: of an area */
+	__u32 max_areas;		/* out: of a domain */
+	__u64 reserved[3];		/* out: 0 */
 };
+
+#define UPREEMPT_SETUP_DECLARED	(1U << 0)	/* code that no area declares is unsafe */
 
 struct upreempt_setup {
 	__u32 size;
-	__u32 flags;			/* 0 */
+	__u32 flags;			/* UPREEMPT_SETUP_* */
 	__u32 nr_slots;			/* 1 .. max_slots */
 	__u32 nr_events;		/* power of two, 16 .. max_events */
 	__u64 mmap_size;		/* out, all */
@@ -273,6 +281,8 @@ struct upreempt_register {
 #define UPREEMPT_REQ_WAIT	(1U << 0)	/* return when it is final */
 #define UPREEMPT_REQ_RING	(1U << 1)	/* report the outcome in the event ring */
 #define UPREEMPT_REQ_OR_BLOCKED	(1U << 2)	/* REDIRECT: end BLOCKED in a system call */
+#define UPREEMPT_REQ_SAFE	(1U << 3)	/* SAMPLE: at a safe point, as STOP and REDIRECT */
+#define UPREEMPT_REQ_DECLARED_CALLER (1U << 4)	/* in a system call: of declared safe code only */
 
 /*
  * Without WAIT and RING the outcome is kept until UPREEMPT_IOC_WAIT takes it;
@@ -337,6 +347,91 @@ struct upreempt_stats {
 	__u64 world_stops;		/* out: of the domain; 0 for a thread */
 	__u64 world_ns;			/* out: how long the world stood, in all */
 	__u64 world_late;		/* out: stragglers, in all */
+	__u64 restarts;			/* out: sequences set back to their start */
+	__u64 polls_set;		/* out: registers set in POLL ranges */
+};
+
+/*
+ * Safe-point tables
+ * -----------------
+ * An *area* declares the code in [base, base + len): a class for all of it, and ranges
+ * with a class of their own. Areas of a domain do not overlap. Where the PC of a thread
+ * must not be stopped or redirected, STOP, REDIRECT and stops of the world are deferred
+ * and tried again. Code that no area declares is safe, or with SETUP_DECLARED unsafe. A
+ * thread that comes to POLL, or is in a system call, is not asked where its PC is.
+ */
+enum upreempt_class {
+	UPREEMPT_CODE_SAFE	= 1,	/* at any instruction */
+	UPREEMPT_CODE_UNSAFE	= 2,	/* not here: R_UNSAFE_RANGE */
+	UPREEMPT_CODE_RESTART	= 3,	/* set the PC back to value: there it is safe */
+	UPREEMPT_CODE_POLL	= 4,	/* set register reg to value and let it run: R_POLL_SET */
+	UPREEMPT_CODE_RETURN	= 5,	/* reserved: stop at the return from here */
+	UPREEMPT_CODE_STEP	= 6,	/* reserved: single steps to the end of the range */
+	UPREEMPT_CODE_CLASS_MAX
+};
+
+/* upreempt_range.reg, as the instructions number them; not UPREEMPT_REG_RSP */
+enum upreempt_reg {
+	UPREEMPT_REG_RAX, UPREEMPT_REG_RCX, UPREEMPT_REG_RDX, UPREEMPT_REG_RBX,
+	UPREEMPT_REG_RSP, UPREEMPT_REG_RBP, UPREEMPT_REG_RSI, UPREEMPT_REG_RDI,
+	UPREEMPT_REG_R8, UPREEMPT_REG_R9, UPREEMPT_REG_R10, UPREEMPT_REG_R11,
+	UPREEMPT_REG_R12, UPREEMPT_REG_R13, UPREEMPT_REG_R14, UPREEMPT_REG_R15,
+	UPREEMPT_REG_MAX
+};
+
+/* [start, end) are offsets from the area's base. Sorted, not empty, not overlapping. */
+struct upreempt_range {
+	__u32 start;
+	__u32 end;
+	__u64 value;			/* RESTART: offset to go back to; POLL: of the register */
+	__u8 cls;			/* enum upreempt_class */
+	__u8 reg;			/* POLL: enum upreempt_reg; else 0 */
+	__u16 reserved16;		/* 0 */
+	__u32 reserved32;		/* 0 */
+};
+
+#define UPREEMPT_RESTART_MAX	4096	/* from where a RESTART goes back to, to the range's end */
+#define UPREEMPT_NO_RANGE	(~0U)
+
+/* What is wrong with a range: upreempt_code_add.why */
+enum upreempt_range_fault {
+	UPREEMPT_RANGE_OK	= 0,
+	UPREEMPT_RANGE_EMPTY	= 1,	/* end is not behind start */
+	UPREEMPT_RANGE_ORDER	= 2,	/* begins before the end of the one before */
+	UPREEMPT_RANGE_OUTSIDE	= 3,	/* reaches out of the area */
+	UPREEMPT_RANGE_CLASS	= 4,	/* no class, or one that is reserved */
+	UPREEMPT_RANGE_REG	= 5,	/* no register, rsp, or one where none belongs */
+	UPREEMPT_RANGE_VALUE	= 6,	/* a value where none belongs */
+	UPREEMPT_RANGE_RESERVED	= 7,	/* a reserved word is not 0 */
+	UPREEMPT_RANGE_AFTER	= 8,	/* RESTART: goes back to behind the range's start */
+	UPREEMPT_RANGE_FAR	= 9,	/* RESTART: further than UPREEMPT_RESTART_MAX */
+	UPREEMPT_RANGE_TARGET	= 10,	/* RESTART: goes back to where it is not safe */
+	UPREEMPT_RANGE_FAULT_MAX
+};
+
+struct upreempt_code_add {
+	__u32 size;
+	__u32 flags;			/* 0 */
+	__u64 base;
+	__u64 len;			/* 1 .. 2^32 - 1 */
+	__u64 ranges;			/* address of count struct upreempt_range */
+	__u32 count;			/* up to max_ranges */
+	__u32 cls;			/* where no range is: SAFE or UNSAFE */
+	__u64 replace;			/* the id of the area that this one replaces; 0: none */
+	__u64 id;			/* out; of a replaced one the same */
+	__u32 bad;			/* out, with EINVAL: index of the bad range, or NO_RANGE */
+	__u32 why;			/* out: enum upreempt_range_fault */
+	__u32 staged;			/* out: 1: holds from the end of the world's stop on */
+	__u32 reserved32;		/* 0 */
+	__u64 reserved;			/* 0 */
+};
+
+struct upreempt_code_remove {
+	__u32 size;
+	__u32 flags;			/* 0 */
+	__u64 id;
+	__u32 staged;			/* out: as above */
+	__u32 reserved32;		/* 0 */
 };
 
 #define UPREEMPT_WORLD_ALL	(1U << 0)	/* stragglers: let go, ETIMEDOUT */
@@ -460,5 +555,16 @@ struct upreempt_xstate {
  * bytes. ESRCH: no thread in that slot. EINTR: a signal.
  */
 #define UPREEMPT_IOC_XSTATE	_IOWR(UPREEMPT_IOC_MAGIC, 0x4f, struct upreempt_xstate)
+/*
+ * CODE_ADD: declare an area of code, or replace one, in one step for all threads. While the
+ * world of the domain is stopped, or being stopped, what was declared before holds until it
+ * goes on (staged). Nothing is changed by a call that fails. EINVAL: see bad and why; with
+ * NO_RANGE: flags, class, or the area is not below the end of user memory. E2BIG: count.
+ * EEXIST: overlaps another area. ENOENT: nothing to replace. ENOSPC: max_areas, or too many
+ * ranges in all. EPERM: not the opener's process. EFAULT, ENOMEM, EINTR.
+ */
+#define UPREEMPT_IOC_CODE_ADD	_IOWR(UPREEMPT_IOC_MAGIC, 0x50, struct upreempt_code_add)
+/* CODE_REMOVE an area, likewise. ENOENT: no such area. EPERM: not the opener's process. */
+#define UPREEMPT_IOC_CODE_REMOVE _IOWR(UPREEMPT_IOC_MAGIC, 0x51, struct upreempt_code_remove)
 
 #endif /* _UAPI_LINUX_UPREEMPT_H */

@@ -86,12 +86,15 @@ UPREEMPT_API void upreempt_set_log(upreempt_log_fn fn);
 
 /* ---- domains ------------------------------------------------------------ */
 
+#define UPREEMPT_DOMAIN_DECLARED	(1U << 0)	/* code is unsafe unless declared: see table.h */
+
 struct upreempt_domain_opts {
 	size_t		size;
 	enum upreempt_backend backend;
 	uint32_t	slots;		/* threads at most; 0: 64 */
 	uint32_t	events;		/* ring records, a power of two >= 16; 0: 1024 */
 	int		signo;		/* signal backend; 0: UPREEMPT_SIGNAL, else SIGURG */
+	uint32_t	flags;		/* UPREEMPT_DOMAIN_* */
 };
 
 /*
@@ -162,7 +165,7 @@ UPREEMPT_API int upreempt_thread_stats(struct upreempt_thread *thread, struct up
 struct upreempt_request_opts {
 	size_t		size;
 	enum upreempt_kind kind;
-	uint32_t	flags;		/* UPREEMPT_REQ_RING, UPREEMPT_REQ_OR_BLOCKED */
+	uint32_t	flags;		/* UPREEMPT_REQ_RING, _OR_BLOCKED, _SAFE, _DECLARED_CALLER */
 	uint64_t	cookie;
 	uint64_t	deadline_ns;
 	uint64_t	grace_ns;	/* so long the thread may come by itself: see upreempt_poll() */
