@@ -213,7 +213,7 @@ struct up_thread {
 #define UP_IRQ_IPI	0		/* csd is in use: its own flag is no lock */
 #define UP_IRQ_REAP	1
 #define UP_WAKE_DONE	2		/* whose request is final */
-#define UP_WAKE_ROOM	3		/* one of those who wait for room: it passes on what is left */
+#define UP_WAKE_ROOM	3		/* one who waits for room: it passes on what is left */
 #define UP_WAKE_ALL	4		/* of them, also who is wanted itself */
 #define UP_WAKE_GATE	5		/* the thread itself */
 	struct rcu_work reap;
