@@ -221,7 +221,8 @@ static int64_t storm(struct upreempt_domain *d, uint64_t n, uint64_t seconds, ui
 	return ret ? ret : (int64_t)(c.c.turns + c.handled - c.c.n);
 }
 
-TEST_F(table, marks)
+/* With UPREEMPT_RESTARTS=N as long as it takes */
+TEST_F_TIMEOUT(table, marks, 3600)
 {
 	const char *many = getenv("UPREEMPT_RESTARTS");
 	uint64_t restarts, n = many ? strtoull(many, NULL, 0) : ut_scale(200000);
