@@ -59,8 +59,11 @@ bool up_at_signal_entry(const struct pt_regs *regs)
 bool up_in_uprobe(struct task_struct *task)
 {
 #ifdef CONFIG_UPROBES
+	struct uprobe_task *utask = data_race(task->utask);
+
+	/* data_race: it may have been switched out just before or after one of these stores. */
 	return test_tsk_thread_flag(task, TIF_UPROBE) ||
-	       (task->utask && (task->utask->active_uprobe || task->utask->xol_vaddr));
+	       (utask && (data_race(utask->active_uprobe) || data_race(utask->xol_vaddr)));
 #else
 	return false;
 #endif
