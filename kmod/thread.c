@@ -36,8 +36,11 @@ static void up_sched_in(struct preempt_notifier *pn, int cpu)
 	if (unlikely(READ_ONCE(t->w_listed)))
 		up_world_sched_in(t);
 	if (likely(!up_wanted(t) && !up_thread_moved_on(t))) {
-		/* No hook at this return: it must not say so of a later one. */
-		t->cooperating = false;
+		/*
+		 * No hook at this return: it must not say so of a later one. An interrupt that
+		 * armed it just now: whoever wants the thread has asked it to come to POLL again.
+		 */
+		WRITE_ONCE(t->cooperating, false);
 		return;
 	}
 	local_irq_save(flags);

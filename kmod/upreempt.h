@@ -157,7 +157,7 @@ struct up_thread {
 	struct mm_struct *mm;		/* at registration; mmgrab'ed */
 	bool arrived;			/* sched_in waits for the pin */
 	bool armed;			/* only by the thread itself, interrupts off */
-	bool cooperating;		/* the same: at the return of POLL */
+	bool cooperating;		/* only by the thread itself: at the return of POLL */
 	bool w_listed;			/* on world->off */
 
 	struct user_return_notifier urn;

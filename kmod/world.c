@@ -218,7 +218,7 @@ void up_world_on_cpu(struct up_thread *t, const struct pt_regs *regs)
 		return;
 	raw_spin_lock(&w->lock);
 	/* One that came to POLL while it was waited for is the hook's. */
-	if (up_concerned(t) && up_state(t) <= (t->cooperating ? UP_W_NONE : UP_W_LATE)) {
+	if (up_concerned(t) && up_state(t) <= (READ_ONCE(t->cooperating) ? UP_W_NONE : UP_W_LATE)) {
 		if (!user_64bit_mode((struct pt_regs *)regs))
 			up_world_late(t, UPREEMPT_R_NOT_64BIT, regs->ip);
 		else if (t->armed)
