@@ -66,14 +66,15 @@ bool up_at_signal_entry(const struct pt_regs *regs)
 static bool up_uprobe_now(const struct pt_regs *regs, bool returning)
 {
 #ifdef CONFIG_UPROBES
+	/* data_race: it may have been switched out just before or after this store. */
 	const struct uprobe_task *utask = data_race(current->utask);
 	u8 before;
 
-	/* data_race: it may have been switched out just before or after one of these stores. */
 	if (test_thread_flag(TIF_UPROBE))
 		return true;
 	if (!utask)
 		return false;
+	/* data_race: the same. */
 	return data_race(utask->active_uprobe) || data_race(utask->xol_vaddr) ||
 	       (!returning && !up_in_syscall(regs) && regs->ip - 1 < TASK_SIZE_MAX &&
 		!copy_from_user_nofault(&before, (void __user *)regs->ip - 1, 1) && before == 0xcc);
