@@ -59,11 +59,14 @@ bool up_at_signal_entry(const struct pt_regs *regs)
 bool up_in_uprobe(struct task_struct *task)
 {
 #ifdef CONFIG_UPROBES
-	struct uprobe_task *utask = data_race(task->utask);
+	struct uprobe_task *utask;
+	bool stepping;
 
-	/* data_race: it may have been switched out just before or after one of these stores. */
-	return test_tsk_thread_flag(task, TIF_UPROBE) ||
-	       (utask && (data_race(utask->active_uprobe) || data_race(utask->xol_vaddr)));
+	/* It may have been switched out just before or just after it stores one of these. */
+	utask = data_race(task->utask);
+	/* The same. */
+	stepping = utask && data_race(utask->active_uprobe || utask->xol_vaddr);
+	return stepping || test_tsk_thread_flag(task, TIF_UPROBE);
 #else
 	return false;
 #endif
