@@ -379,7 +379,13 @@ TEST_F(world, cpu_that_does_not_answer)
 	ASSERT_EQ(0, raw_target_start(&t));
 	ASSERT_TRUE(raw_target_moves(&t));
 	raw_param("inject_ipi_delay_us", 300000);
-	ASSERT_EQ(0, raw_world_stop(&self->r, 0, 0, 20, &w));
+	for (int i = 0; i < 10; i++) {
+		ASSERT_EQ(0, raw_world_stop(&self->r, 0, 0, 20, &w));
+		if (!w.preempted)
+			break;
+		/* another thread of the system had its CPU just then: nobody was asked */
+		ASSERT_EQ(0, raw_world_start(&self->r));
+	}
 	EXPECT_TRUE(raw_world_ok(&w));
 	EXPECT_EQ(1, w.stragglers);
 	EXPECT_EQ(UPREEMPT_R_SILENT, w.late[0].reason);
