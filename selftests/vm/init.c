@@ -22,6 +22,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/perf_event.h>
 #include <net/if.h>
 #include <poll.h>
 #include <pty.h>
@@ -441,6 +442,21 @@ static void run_job(void)
 	mark("done");
 }
 
+/*
+ * QEMU may leave a stale int3 where the kernel has patched code: a CPU that comes by dies of it.
+ * __schedule() is patched when the last program's perf event is closed, a second later, in the
+ * middle of whatever runs then. With one event that stays open, a disabled one, it never is.
+ */
+static void keep_the_scheduler_unpatched(void)
+{
+	struct perf_event_attr attr = {
+		.type = PERF_TYPE_SOFTWARE, .size = sizeof(attr),
+		.config = PERF_COUNT_SW_DUMMY, .disabled = 1,
+	};
+
+	syscall(SYS_perf_event_open, &attr, 0, -1, -1, PERF_FLAG_FD_CLOEXEC);
+}
+
 int main(void)
 {
 	const char *v;
@@ -456,6 +472,7 @@ int main(void)
 	result_fd = open_port("result");
 	if (result_fd < 0)
 		fail("result port");
+	keep_the_scheduler_unpatched();
 	report("up\n");
 	if (!next("probe", NULL))
 		run_job();
