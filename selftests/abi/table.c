@@ -6,34 +6,7 @@
 #include "kselftest_harness.h"
 #include "../include/raw_table.h"
 
-FIXTURE(table) {
-	struct raw r;
-};
-
-FIXTURE_VARIANT(table) {
-	bool declared;
-};
-
-FIXTURE_VARIANT_ADD(table, declared) { .declared = true };
-FIXTURE_VARIANT_ADD(table, open) { .declared = false };
-
-FIXTURE_SETUP(table)
-{
-	raw_params_reset();
-	ASSERT_EQ(0, variant->declared ? raw_declared_domain(&self->r, 8) :
-					 raw_domain(&self->r, 8, 16));
-}
-
-FIXTURE_TEARDOWN(table)
-{
-	raw_params_reset();
-	raw_close(&self->r);
-}
-
 /* ---- arguments ---------------------------------------------------------------------- */
-
-/* Pages of code that nobody runs */
-static const char *const somewhere = (const char *)0x10000000;
 
 static int add(struct raw *r, const struct upreempt_range *ranges, uint32_t count,
 	       struct upreempt_code_add *a)

@@ -182,4 +182,33 @@ RAW_FN bool raw_in_seq(uint64_t ip)
 	       raw_in_range(ip, raw_seq_entry + 1, raw_seq_entry_end);
 }
 
+/* ---- what the tests of tables begin with: a domain of either sort ---- */
+
+FIXTURE(table) {
+	struct raw r;
+};
+
+FIXTURE_VARIANT(table) {
+	bool declared;
+};
+
+FIXTURE_VARIANT_ADD(table, declared) { .declared = true };
+FIXTURE_VARIANT_ADD(table, open) { .declared = false };
+
+FIXTURE_SETUP(table)
+{
+	raw_params_reset();
+	ASSERT_EQ(0, variant->declared ? raw_declared_domain(&self->r, 8) :
+					 raw_domain(&self->r, 8, 16));
+}
+
+FIXTURE_TEARDOWN(table)
+{
+	raw_params_reset();
+	raw_close(&self->r);
+}
+
+/* Pages of code that nobody runs */
+static const char *const somewhere = (const char *)0x10000000;
+
 #endif

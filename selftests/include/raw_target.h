@@ -183,6 +183,18 @@ RAW_FN int raw_spinner(struct raw_target *t, struct raw *r, enum raw_landing_kin
 	return raw_target_start(t) ?: raw_target_moves(t) ? 0 : -ETIMEDOUT;
 }
 
+/* The caller on CPU 0, and a thread that runs on CPU 1. -ENODEV: there is no second one. */
+RAW_FN int raw_on_other_cpu(struct raw_target *t, struct raw *r,
+			    void (*body)(struct raw_target *t), enum raw_landing_kind landing)
+{
+	if (raw_cpus() < 2)
+		return -ENODEV;
+	raw_pin(0);
+	raw_target_init(t, r, body, landing);
+	t->cpu = 1;
+	return raw_target_start(t);
+}
+
 /* A thread that is asleep in read() when this returns. */
 RAW_FN int raw_reader(struct raw_target *t, struct raw *r, enum raw_landing_kind landing)
 {

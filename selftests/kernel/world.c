@@ -369,14 +369,13 @@ TEST_F(world, cpu_that_does_not_answer)
 {
 	struct upreempt_world w;
 	struct raw_target t;
+	int ret;
 
 	RAW_NEED_INJECT(self->r.fd);
-	if (raw_cpus() < 2)
+	ret = raw_on_other_cpu(&t, &self->r, raw_body_spin, RAW_NO_LANDING);
+	if (ret == -ENODEV)
 		SKIP(return, "needs two CPUs");
-	raw_pin(0);
-	raw_target_init(&t, &self->r, raw_body_spin, RAW_NO_LANDING);
-	t.cpu = 1;
-	ASSERT_EQ(0, raw_target_start(&t));
+	ASSERT_EQ(0, ret);
 	ASSERT_TRUE(raw_target_moves(&t));
 	raw_param("inject_ipi_delay_us", 300000);
 	for (int i = 0; i < 10; i++) {

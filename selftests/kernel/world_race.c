@@ -44,15 +44,14 @@ TEST_F(race, system_call_that_returns_before_the_hook_is_armed)
 {
 	struct upreempt_world w;
 	struct raw_target t;
+	int ret;
 	uint64_t moved = 0;
 
 	RAW_NEED_INJECT(self->r.fd);
-	if (raw_cpus() < 2)
+	ret = raw_on_other_cpu(&t, &self->r, body_getppid, RAW_NO_LANDING);
+	if (ret == -ENODEV)
 		SKIP(return, "needs two CPUs");
-	raw_pin(0);
-	raw_target_init(&t, &self->r, body_getppid, RAW_NO_LANDING);
-	t.cpu = 1;
-	ASSERT_EQ(0, raw_target_start(&t));
+	ASSERT_EQ(0, ret);
 	for (uint64_t i = 0, n = raw_scale(300); i < n; i++) {
 		ASSERT_TRUE(raw_target_moves(&t));
 		raw_param("inject_refuse_arm", 1);
@@ -87,16 +86,15 @@ TEST_F(race, preempted_while_the_gate_is_left)
 {
 	struct upreempt_world w;
 	struct raw_target t;
+	int ret;
 	pthread_t other;
 	int stop = 0;
 
 	RAW_NEED_INJECT(self->r.fd);
-	if (raw_cpus() < 2)
+	ret = raw_on_other_cpu(&t, &self->r, raw_body_spin, RAW_NO_LANDING);
+	if (ret == -ENODEV)
 		SKIP(return, "needs two CPUs");
-	raw_pin(0);
-	raw_target_init(&t, &self->r, raw_body_spin, RAW_NO_LANDING);
-	t.cpu = 1;
-	ASSERT_EQ(0, raw_target_start(&t));
+	ASSERT_EQ(0, ret);
 	ASSERT_EQ(0, pthread_create(&other, NULL, preempter, &stop));
 	raw_param("inject_undo_delay_us", 3000);
 	for (uint64_t i = 0, n = raw_scale(100); i < n; i++) {
@@ -117,16 +115,15 @@ TEST_F(race, hook_that_comes_before_the_ipi)
 	struct upreempt_world w;
 	struct upreempt_event e;
 	struct raw_target t;
+	int ret;
 	int named = 0;
 	uint64_t seq;
 
 	RAW_NEED_INJECT(self->r.fd);
-	if (raw_cpus() < 2)
+	ret = raw_on_other_cpu(&t, &self->r, raw_body_spin, RAW_LANDING);
+	if (ret == -ENODEV)
 		SKIP(return, "needs two CPUs");
-	raw_pin(0);
-	raw_target_init(&t, &self->r, raw_body_spin, RAW_LANDING);
-	t.cpu = 1;
-	ASSERT_EQ(0, raw_target_start(&t));
+	ASSERT_EQ(0, ret);
 	ASSERT_TRUE(raw_target_moves(&t));
 	for (int i = 0; i < 10; i++) {
 		/* else it may still be in the gate */

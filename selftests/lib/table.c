@@ -2,6 +2,8 @@
 /*
  * Proves M17, M18, M20, M22, M23, U12, U17: declared code by the library: the builder, marks
  * in code, functions of a section, code that comes and goes under running threads, libc.
+ *
+ * SOURCES: table_marks.S
  */
 #include "kselftest_harness.h"
 #include "ut_world.h"
@@ -159,6 +161,8 @@ extern const char marked_count[], marked_count_end[];
 
 struct counter {
 	struct upreempt_domain *d;
+	void (*body)(struct counts *c);
+	upreempt_handler_fn handler;
 	struct upreempt_thread *thread;
 	struct counts c;
 	volatile uint64_t handled;
@@ -179,12 +183,12 @@ static void handler(struct upreempt_context *ctx, void *arg)
 static void *counter_main(void *arg)
 {
 	struct counter *c = arg;
-	UPREEMPT_OPTS(upreempt_thread_opts, o, .handler = handler, .arg = c);
+	UPREEMPT_OPTS(upreempt_thread_opts, o, .handler = c->handler, .arg = c);
 
 	c->error = upreempt_thread_register(c->d, &o, &c->thread);
 	__atomic_store_n(&c->ready, 1, __ATOMIC_RELEASE);
 	if (!c->error)
-		count_up(&c->c);
+		c->body(&c->c);
 	if (!c->error)
 		c->error = upreempt_thread_unregister(c->thread);
 	return NULL;
@@ -193,7 +197,7 @@ static void *counter_main(void *arg)
 /* Redirects in a storm; how many counts were lost. -errno */
 static int64_t storm(struct upreempt_domain *d, uint64_t n, uint64_t seconds, uint64_t *restarts)
 {
-	struct counter c = { .d = d };
+	struct counter c = { .d = d, .body = count_up, .handler = handler };
 	struct upreempt_stats s;
 	struct upreempt_event e;
 	int ret = -pthread_create(&c.pthread, NULL, counter_main, &c);
@@ -277,29 +281,25 @@ static __attribute__((noinline)) void poll_at_end(struct counts *c)
 	}
 }
 
-static void *poll_main(void *arg)
-{
-	struct counter *c = arg;
+/* The other way: a call through the register, in an assembler source */
+extern void poll_by_call(volatile uint64_t *turns, volatile int *stop, volatile int *inside);
 
-	c->error = upreempt_thread_register(c->d, NULL, &c->thread);
-	__atomic_store_n(&c->ready, 1, __ATOMIC_RELEASE);
-	if (!c->error)
-		poll_at_end(&c->c);
-	if (!c->error)
-		c->error = upreempt_thread_unregister(c->thread);
-	return NULL;
+static void poll_by_call_at_end(struct counts *c)
+{
+	poll_by_call(&c->turns, &c->stop, &in_sequence);
 }
 
-TEST_F(table, poll)
+static void stops_at_end(struct __test_metadata *_metadata, FIXTURE_DATA(table) *self,
+			 void (*body)(struct counts *c))
 {
-	struct counter c = { .d = self->d };
+	struct counter c = { .d = self->d, .body = body };
 	uint64_t came = 0, stops = 0;
 	struct upreempt_world w;
 	struct upreempt_event e;
 	struct upreempt_stats s;
 
 	ASSERT_EQ(0, upreempt_code_add_object(self->d, UPREEMPT_CODE_UNSAFE, NULL));
-	ASSERT_EQ(0, pthread_create(&c.pthread, NULL, poll_main, &c));
+	ASSERT_EQ(0, pthread_create(&c.pthread, NULL, counter_main, &c));
 	ASSERT_TRUE(UT_UNTIL(c.c.turns > 0));
 	UT_FOR(i, ut_scale(3000), 15) {
 		stops++;
@@ -324,6 +324,16 @@ TEST_F(table, poll)
 	EXPECT_EQ(0, c.error);
 }
 
+TEST_F(table, poll)
+{
+	stops_at_end(_metadata, self, poll_at_end);
+}
+
+TEST_F(table, poll_by_call)
+{
+	stops_at_end(_metadata, self, poll_by_call_at_end);
+}
+
 /* ---- libc ----------------------------------------------------------------------------------- */
 
 #define BIG	(64UL << 20)
@@ -342,23 +352,10 @@ __upreempt_safe static void fill(struct counts *c)
 	}
 }
 
-static void *fill_main(void *arg)
-{
-	struct counter *c = arg;
-
-	c->error = upreempt_thread_register(c->d, NULL, &c->thread);
-	__atomic_store_n(&c->ready, 1, __ATOMIC_RELEASE);
-	if (!c->error)
-		fill(&c->c);
-	if (!c->error)
-		c->error = upreempt_thread_unregister(c->thread);
-	return NULL;
-}
-
 /* A stop never lands in memset(): it comes when that has returned. */
 TEST_F(table, libc)
 {
-	struct counter c = { .d = self->d };
+	struct counter c = { .d = self->d, .body = fill };
 	uint64_t inside = 0, stops = 0;
 	struct upreempt_event e;
 	struct upreempt_stats s;
@@ -366,7 +363,7 @@ TEST_F(table, libc)
 	big = mmap(NULL, BIG, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	ASSERT_NE(MAP_FAILED, (void *)big);
 	ASSERT_EQ(0, upreempt_code_add_object(self->d, UPREEMPT_CODE_UNSAFE, NULL));
-	ASSERT_EQ(0, pthread_create(&c.pthread, NULL, fill_main, &c));
+	ASSERT_EQ(0, pthread_create(&c.pthread, NULL, counter_main, &c));
 	ASSERT_TRUE(UT_UNTIL(c.c.turns > 0));
 	UT_FOR(i, ut_scale(300), 15) {
 		/* the control: that is where the thread is, once it had the time to get there */
@@ -439,20 +436,6 @@ __upreempt_safe static void run_jit(struct counts *c)
 	}
 }
 
-static void *jit_main(void *arg)
-{
-	struct counter *c = arg;
-	UPREEMPT_OPTS(upreempt_thread_opts, o, .handler = handler, .arg = c);
-
-	c->error = upreempt_thread_register(c->d, &o, &c->thread);
-	__atomic_store_n(&c->ready, 1, __ATOMIC_RELEASE);
-	if (!c->error)
-		run_jit(&c->c);
-	if (!c->error)
-		c->error = upreempt_thread_unregister(c->thread);
-	return NULL;
-}
-
 static uint64_t freed;
 
 static void free_jit(void *code)
@@ -476,7 +459,10 @@ static void *make_jit(void)
 
 TEST_F(table, jit)
 {
-	struct counter c[2] = { { .d = self->d }, { .d = self->d } };
+	struct counter c[2] = {
+		{ .d = self->d, .body = run_jit, .handler = handler },
+		{ .d = self->d, .body = run_jit, .handler = handler },
+	};
 	struct ut_reader r = { .domain = self->d };
 	uint64_t rounds = 0, ran = 0;
 	struct upreempt_code *code;
@@ -486,7 +472,7 @@ TEST_F(table, jit)
 	ASSERT_EQ(0, upreempt_code_add_object(self->d, UPREEMPT_CODE_UNSAFE, NULL));
 	ASSERT_EQ(0, ut_reader_start(&r));
 	for (int i = 0; i < 2; i++) {
-		ASSERT_EQ(0, pthread_create(&c[i].pthread, NULL, jit_main, &c[i]));
+		ASSERT_EQ(0, pthread_create(&c[i].pthread, NULL, counter_main, &c[i]));
 		ASSERT_TRUE(UT_UNTIL(c[i].c.turns > 0));
 	}
 	UT_FOR(i, ut_scale(2000), 20) {
