@@ -216,12 +216,6 @@ restore:
 	local_irq_restore(flags);
 }
 
-/* Why the hook has to run at the thread's next return to user mode. */
-bool up_wanted(const struct up_thread *t)
-{
-	return READ_ONCE(t->attention) || up_world_holds(t);
-}
-
 /* ---- kick and arm ------------------------------------------------------------------ */
 
 /*

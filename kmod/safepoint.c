@@ -83,8 +83,8 @@ static bool up_uprobe_now(const struct pt_regs *regs, bool returning)
 #endif
 }
 
-/* Of a thread that is switched out only it itself can tell. Context: sched_out. */
-void up_uprobe_left(struct up_thread *t, const struct pt_regs *regs)
+/* See up_uprobe_left(). */
+void __up_uprobe_left(struct up_thread *t, const struct pt_regs *regs)
 {
 	WRITE_ONCE(t->in_uprobe, up_uprobe_now(regs, false));
 }

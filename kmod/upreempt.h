@@ -54,6 +54,7 @@
 #include <linux/list.h>
 #include <linux/llist.h>
 #include <linux/mutex.h>
+#include <linux/percpu.h>
 #include <linux/preempt.h>
 #include <linux/refcount.h>
 #include <linux/sched.h>
@@ -343,6 +344,36 @@ static inline bool up_thread_moved_on(const struct up_thread *t)
 }
 
 /*
+ * The program (its mm, to compare) whose registered thread runs on this CPU. One that is
+ * named too long costs an IPI, one that is not named would be lost.
+ */
+DECLARE_PER_CPU(unsigned long, up_running);
+
+static inline void up_world_running(const struct up_thread *t)
+{
+	this_cpu_write(up_running, t ? (unsigned long)t->mm : 0);
+}
+
+static inline bool up_world_stopped(const struct up_world *w)
+{
+	return READ_ONCE(w->epoch) & 1;
+}
+
+/* Nothing but the end of the stop lets this thread run user instructions. */
+static inline bool up_world_holds(const struct up_thread *t)
+{
+	const struct up_world *w = &t->domain->world;
+
+	return up_world_stopped(w) && READ_ONCE(w->owner) != t->task;
+}
+
+/* Why the hook has to run at the thread's next return to user mode. */
+static inline bool up_wanted(const struct up_thread *t)
+{
+	return READ_ONCE(t->attention) || up_world_holds(t);
+}
+
+/*
  * By words: the compiler would turn an assignment into a string instruction, which starts up
  * slowly for so little.
  */
@@ -437,7 +468,6 @@ bool up_switched_out(struct up_thread *t);
 
 /* xstate.c */
 int up_xstate(struct up_thread *t, struct upreempt_xstate *arg);
-bool up_wanted(const struct up_thread *t);
 void up_arm(struct up_thread *t, enum up_arm_from from);
 void up_disarm(struct up_thread *t);
 void up_on_cpu(struct up_thread *t, enum up_arm_from from);
@@ -465,7 +495,7 @@ enum upreempt_reason up_check_off(struct up_thread *t, const struct pt_regs *reg
 enum upreempt_reason up_check_redirect(struct up_thread *t, struct pt_regs *regs);
 enum upreempt_reason up_check_sample(struct up_thread *t, struct pt_regs *regs);
 bool up_in_uprobe(struct up_thread *t, const struct pt_regs *regs, bool returning);
-void up_uprobe_left(struct up_thread *t, const struct pt_regs *regs);
+void __up_uprobe_left(struct up_thread *t, const struct pt_regs *regs);
 bool up_at_signal_entry(const struct pt_regs *regs);
 bool up_reason_is_final(enum upreempt_reason reason);
 
@@ -480,11 +510,9 @@ int up_code_add(struct up_domain *d, struct upreempt_code_add *arg);
 int up_code_remove(struct up_domain *d, u64 id, bool *staged);
 
 /* world.c */
-void up_world_running(const struct up_thread *t);
-bool up_world_holds(const struct up_thread *t);
 bool up_world_owned_by(const struct up_thread *t);
 bool up_world_waits(const struct up_thread *t);
-void up_world_sched_out(struct up_thread *t, const struct pt_regs *regs);
+void __up_world_sched_out(struct up_thread *t, const struct pt_regs *regs, bool user);
 void up_world_sched_in(struct up_thread *t);
 void up_world_on_cpu(struct up_thread *t, const struct pt_regs *regs);
 bool up_world_hook(struct up_thread *t, struct pt_regs *regs);
@@ -508,5 +536,32 @@ int up_stats_get(struct up_domain *d, struct upreempt_stats *stats);
 void up_stats_fdinfo(struct seq_file *m, struct up_domain *d);
 void up_stats_init(void);
 void up_stats_exit(void);
+
+/* ---- what each switch of a registered thread comes by: no call without a need ---------------- */
+
+/*
+ * Whether a thread that is switched out stands in a uprobe, only it itself can tell. Most
+ * never met one.
+ *
+ * Context: the thread itself, in sched_out.
+ */
+static inline void up_uprobe_left(struct up_thread *t, const struct pt_regs *regs)
+{
+#ifdef CONFIG_UPROBES
+	/* data_race: it may have been switched out just before or after this store. */
+	if (unlikely(t->in_uprobe || data_race(current->utask) || test_thread_flag(TIF_UPROBE)))
+		__up_uprobe_left(t, regs);
+#endif
+}
+
+/* Context: the thread itself, in sched_out under rq->lock; its frame is final. */
+static inline void up_world_sched_out(struct up_thread *t, const struct pt_regs *regs)
+{
+	/* Not 64-bit: the gate cannot hold it at its return, the stopper has to know. */
+	bool user = !up_in_syscall(regs) || !user_64bit_mode((struct pt_regs *)regs);
+
+	if (user || unlikely(up_world_stopped(&t->domain->world)))
+		__up_world_sched_out(t, regs, user);
+}
 
 #endif /* _UPREEMPT_H */

@@ -36,19 +36,6 @@
 
 DEFINE_PER_CPU(unsigned long, up_running);
 
-void up_world_running(const struct up_thread *t)
-{
-	this_cpu_write(up_running, t ? (unsigned long)t->mm : 0);
-}
-
-/* Nothing but the end of the stop lets this thread run user instructions. */
-bool up_world_holds(const struct up_thread *t)
-{
-	const struct up_world *w = &t->domain->world;
-
-	return up_world_stopped(w) && READ_ONCE(w->owner) != t->task;
-}
-
 bool up_world_owned_by(const struct up_thread *t)
 {
 	return READ_ONCE(t->domain->world.owner) == t->task;
@@ -169,15 +156,11 @@ void up_world_classify(struct up_thread *t)
 
 /* ---- what the rest of the module tells us -------------------------------------------- */
 
-/* Context: the thread itself, in sched_out under rq->lock; its frame is final. */
-void up_world_sched_out(struct up_thread *t, const struct pt_regs *regs)
+/* See up_world_sched_out(). */
+void __up_world_sched_out(struct up_thread *t, const struct pt_regs *regs, bool user)
 {
 	struct up_world *w = &t->domain->world;
-	/* Not 64-bit: the gate cannot hold it at its return, the stopper has to know. */
-	bool user = !up_in_syscall(regs) || !user_64bit_mode((struct pt_regs *)regs);
 
-	if (!user && !up_world_stopped(w))
-		return;
 	raw_spin_lock(&w->lock);
 	if (user && !t->dead) {
 		list_add_tail(&t->w_off, &w->off);

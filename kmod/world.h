@@ -3,8 +3,6 @@
 #ifndef _UPREEMPT_WORLD_H
 #define _UPREEMPT_WORLD_H
 
-#include <linux/percpu.h>
-
 #include "upreempt.h"
 
 /* How often we look whether a stopper lives that the scheduler does not tell us about. */
@@ -17,17 +15,6 @@ struct up_world_cpu {
 	unsigned long busy;		/* bit 0: the IPI is under way */
 	u64 want;			/* the epoch that waits for its answer; under lock */
 };
-
-/*
- * The program (its mm, to compare) whose registered thread runs on this CPU. One that is
- * named too long costs an IPI, one that is not named would be lost.
- */
-DECLARE_PER_CPU(unsigned long, up_running);
-
-static inline bool up_world_stopped(const struct up_world *w)
-{
-	return READ_ONCE(w->epoch) & 1;
-}
 
 static inline enum up_world_state up_state(const struct up_thread *t)
 {
