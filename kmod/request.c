@@ -67,7 +67,8 @@ void up_retry_later(struct up_thread *t)
 	u64 most = atomic_read(&t->where) < 0 ? UP_BACKOFF_OFF_NS : UP_BACKOFF_MAX_NS;
 
 	t->backoff_ns = clamp_t(u64, t->backoff_ns * 2, UP_BACKOFF_MIN_NS, most);
-	up_timer_at(t, ktime_get_ns() + t->backoff_ns);
+	t->retry_ns = ktime_get_ns() + t->backoff_ns;
+	up_timer_at(t, t->retry_ns);
 }
 
 /* The earlier of two times, of which 0 is none. */
@@ -82,28 +83,35 @@ enum hrtimer_restart up_timer(struct hrtimer *timer)
 	u64 now = ktime_get_ns(), next = 0;
 	struct up_request *r, *n;
 	unsigned long flags;
-	bool more;
+	bool look;
 
 	raw_spin_lock_irqsave(&t->lock, flags);
 	t->timer_ns = 0;
+	/* That a request's time is over is no reason to disturb the thread for the others. */
+	look = t->retry_ns && t->retry_ns <= now;
+	if (look)
+		t->retry_ns = 0;
 	list_for_each_entry_safe(r, n, &t->queue, node) {
 		if (r->deadline_ns && r->deadline_ns <= now) {
 			up_request_complete(t, r, UPREEMPT_UNSAFE, r->reason,
 					    UPREEMPT_FRAME_NONE, NULL);
 			continue;
 		}
-		if (r->grace_end_ns && r->grace_end_ns <= now)
+		if (r->grace_end_ns && r->grace_end_ns <= now) {
 			r->grace_end_ns = 0;
+			look = true;
+		}
 		next = up_earlier(next, r->deadline_ns);
 		next = up_earlier(next, r->grace_end_ns);
 	}
+	next = up_earlier(next, t->retry_ns);
 	if (next)
 		up_timer_at(t, next);
 	up_attention_update(t);
-	more = up_wanted(t);
+	look = look && up_wanted(t);
 	raw_spin_unlock_irqrestore(&t->lock, flags);
 
-	if (more)
+	if (look)
 		up_kick(t);
 	up_wake_waiting(t);
 	return HRTIMER_NORESTART;
@@ -138,8 +146,10 @@ void up_attention_update(struct up_thread *t)
 		WRITE_ONCE(slot->at_gate, READ_ONCE(t->gates));
 	}
 	/* HOLD, CLOSE and a stop may need the timer too: up_arm() could not arm the hook. */
-	if (!attention && !up_world_holds(t) && t->timer_ns &&
-	    hrtimer_try_to_cancel(&t->timer) >= 0)
+	if (attention || up_world_holds(t))
+		return;
+	t->retry_ns = 0;
+	if (t->timer_ns && hrtimer_try_to_cancel(&t->timer) >= 0)
 		t->timer_ns = 0;
 }
 
@@ -176,7 +186,9 @@ void __up_request_complete(struct up_thread *t, struct up_request *r,
 		up_regs_copy(&ev->regs, regs);
 
 	t->count.outcomes[outcome]++;
-	t->backoff_ns = 0;
+	/* Who gave up while others still wait has not made the thread easier to reach. */
+	if (outcome != UPREEMPT_UNSAFE || list_empty(&t->queue))
+		t->backoff_ns = 0;
 	if (ev->kind == UPREEMPT_STOP &&
 	    (outcome == UPREEMPT_LANDED || outcome == UPREEMPT_COOPERATED ||
 	     outcome == UPREEMPT_BLOCKED)) {

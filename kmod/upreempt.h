@@ -203,6 +203,7 @@ struct up_thread {
 
 	struct hrtimer timer;		/* retry and deadlines */
 	u64 timer_ns;			/* when it will fire, 0: not set */
+	u64 retry_ns;			/* when to look again, 0: need not; never before timer_ns */
 	u64 backoff_ns;
 
 	wait_queue_head_t wait;		/* those who wait for an outcome */

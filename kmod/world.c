@@ -247,7 +247,8 @@ bool up_world_hook(struct up_thread *t, struct pt_regs *regs)
 			if (reason == UPREEMPT_R_GRACE) {
 				up_poll_set(t);
 			} else {
-				t->w_attempts++;
+				if (!t->w_attempts++)
+					t->backoff_ns = 0;
 				t->count.deferrals[reason]++;
 				up_retry_later(t);
 			}

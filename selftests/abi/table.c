@@ -267,4 +267,31 @@ TEST_F(table, many_areas)
 	free(ids);
 }
 
+/* As many areas as there may be */
+TEST_F_TIMEOUT(table, most_areas, 200)
+{
+	struct upreempt_code_add a;
+	struct upreempt_query q;
+	uint64_t id = 0;
+	const char *end;
+
+	if (!variant->declared)
+		SKIP(return, "the same as in a declared domain");
+	ASSERT_EQ(0, raw_query(self->r.fd, &q));
+	ASSERT_EQ(65536, q.max_areas);
+	for (uint32_t i = 0; i < q.max_areas; i++) {
+		id = raw_declare(&self->r, somewhere + 0x10 * i, somewhere + 0x10 * i + 8,
+				 UPREEMPT_CODE_SAFE);
+		ASSERT_NE(0, id);
+	}
+	end = somewhere + 0x10ULL * q.max_areas;
+	a = raw_area(end, end + 8, UPREEMPT_CODE_SAFE, NULL, 0);
+	EXPECT_EQ(-ENOSPC, raw_code_add(&self->r, &a));
+	a.replace = id;
+	EXPECT_EQ(0, raw_code_add(&self->r, &a));
+	EXPECT_EQ(0, raw_code_remove(&self->r, a.id, NULL));
+	a.replace = 0;
+	EXPECT_EQ(0, raw_code_add(&self->r, &a));
+}
+
 RAW_TEST_MAIN

@@ -115,6 +115,36 @@ TEST_F(req, samples_share_a_visit)
 
 /* -------- WAIT broken by a signal -------- */
 
+/* How often a deferred request is tried follows the back-off, not the others that give up. */
+TEST_F(req, who_gives_up_disturbs_nobody)
+{
+	struct upreempt_event e;
+	struct raw_target t;
+	uint64_t seq, ms;
+	int ret;
+
+	ret = raw_on_other_cpu(&t, &self->r, raw_body_spin, RAW_LANDING);
+	if (ret == -ENODEV)
+		SKIP(return, "needs two CPUs");
+	ASSERT_EQ(0, ret);
+	self->r.slots[t.slot].nopreempt = 1;
+	ms = raw_now();
+	ASSERT_EQ(0, raw_post(&self->r, t.slot, UPREEMPT_REDIRECT, 0, raw_in(RAW_LONG_MS), &seq));
+	for (int i = 0; i < 100; i++) {
+		ASSERT_EQ(0, raw_ask(&self->r, t.slot, UPREEMPT_REDIRECT, 1, &e));
+		ASSERT_EQ(UPREEMPT_UNSAFE, e.outcome);
+	}
+	ms = (raw_now() - ms) / 1000000;
+	self->r.slots[t.slot].nopreempt = 0;
+	ASSERT_EQ(0, raw_wait(&self->r, t.slot, seq, RAW_LONG_MS, &e));
+	EXPECT_EQ(UPREEMPT_LANDED, e.outcome);
+	/* two for each of the others (its IPI, its timer's interrupt), one in each ms, and ticks */
+	EXPECT_LE(e.attempts, 2 * 100 + 2 * ms + 60);
+	EXPECT_LE(50, e.attempts);
+	TH_LOG("%u attempts in %llu ms", e.attempts, (unsigned long long)ms);
+	EXPECT_EQ(0, raw_target_stop(&t));
+}
+
 static volatile int got_signal;
 
 static void on_signal(int sig)

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: LGPL-2.1 OR MIT
-/* Proves P10, U31, S11, G3: a restartable sequence is never split by a redirect; without the guard it is. */
+/*
+ * Proves P10, U31, S11, G3: a restartable sequence is never split by a redirect, whatever a
+ * table says of it; without the guard it is.
+ */
 #include "kselftest_harness.h"
 #include <sys/rseq.h>
 #include "../include/raw_target.h"
@@ -11,6 +14,14 @@ struct counter {
 } __attribute__((aligned(128)));
 
 static struct counter counters[NR_CPUS];
+
+/* What rseq_cs points to; the linker's names for all of increment()'s */
+struct descriptor {
+	uint32_t version, flags;
+	uint64_t start, length, abort;
+};
+
+extern const struct descriptor __start___rseq_cs[], __stop___rseq_cs[];
 
 static struct rseq *my_rseq(void)
 {
@@ -138,6 +149,31 @@ TEST_F(seq, no_increment_is_lost)
 	EXPECT_EQ(0, lost(_metadata, self, raw_scale(10000), 10));
 }
 
+/*
+ * A table that calls the sequences restartable changes nothing: a thread that was sent back to
+ * the start might have come to another CPU, and only the kernel's abort says so.
+ */
+TEST_F(seq, declared_restartable)
+{
+	const struct descriptor *d = __start___rseq_cs;
+	size_t n = __stop___rseq_cs - d;
+	struct upreempt_range range = { .cls = UPREEMPT_CODE_RESTART };
+	struct upreempt_code_add a = { .size = sizeof(a), .cls = UPREEMPT_CODE_SAFE,
+				       .ranges = (uintptr_t)&range, .count = 1 };
+	struct upreempt_stats s;
+
+	ASSERT_NE(0, n);
+	for (size_t i = 0; i < n; i++) {
+		range.end = d[i].length;
+		a.base = d[i].start;
+		a.len = d[i].length;
+		ASSERT_EQ(0, raw_ioctl(self->r.fd, UPREEMPT_IOC_CODE_ADD, &a));
+	}
+	EXPECT_EQ(0, lost(_metadata, self, raw_scale(5000), 10));
+	ASSERT_EQ(0, raw_stats(&self->r, UPREEMPT_ALL_SLOTS, &s));
+	EXPECT_EQ(0, s.restarts);
+}
+
 /* The control: with the guard off, some are. */
 TEST_F(seq, guard_matters)
 {
@@ -154,11 +190,6 @@ TEST_F(seq, guard_matters)
 }
 
 /* -------- an area that cannot be read without a fault -------- */
-
-struct descriptor {
-	uint32_t version, flags;
-	uint64_t start, length, abort;
-};
 
 static struct descriptor *page;
 
