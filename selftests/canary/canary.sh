@@ -47,7 +47,8 @@ found() { # BUG
 	leak)
 		machine -- /bin/sh -c "insmod $ko bug=leak && rmmod canary || exit 3
 			$TOP/selftests/canary/kmemleak.sh" || status=$?
-		[ $status = 1 ] && grep -q 'size 333' "$out"
+		# Not all: a stale register or stack may still hold one's address. Their size is that of the slab.
+		[ $status = 1 ] && grep -qE '^(99[0-9]|1000) of a module$' "$out"
 		;;
 	*)
 		machine --expect-panic --append kmemleak=off -- insmod "$ko" bug="$1" &&
