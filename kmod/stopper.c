@@ -151,7 +151,7 @@ static int up_world_claim(struct up_world *w, bool held)
 	} else if (held) {
 		ret = -EDEADLK;
 	} else {
-		w->owner = current;
+		WRITE_ONCE(w->owner, current);
 		w->tid = task_pid_vnr(current);
 	}
 	raw_spin_unlock_irqrestore(&w->lock, flags);
@@ -355,7 +355,8 @@ static void up_world_report(struct up_domain *d, const struct up_thread *self,
 	r->slowest = w->slowest;
 	raw_spin_unlock_irq(&w->lock);
 
-	r->unregistered = max(get_nr_threads(current) - all - !self, 0);
+	/* A thread that is born or ends just now is in the count or not. */
+	r->unregistered = max(data_race(get_nr_threads(current)) - all - !self, 0);
 	r->final_ns = ktime_get_ns();
 	w->last_stop_ns = r->final_ns - r->request_ns;
 	trace_upreempt_world_stopped(d->id, w->tid, w->last_stop_ns, r);

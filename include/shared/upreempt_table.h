@@ -180,7 +180,7 @@ static inline __u32 upreempt_table_place(struct upreempt_area *const *areas, __u
 		i++;
 	if (i < count && areas[i]->base < base + len)
 		return count + 1;
-	if (old && old->base < base && areas[index] != old)
+	if (old && old->base < base && (index == count || areas[index] != old))
 		index--;
 	return index;
 }
