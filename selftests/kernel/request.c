@@ -617,6 +617,7 @@ TEST_F(req, deadline)
 	ASSERT_EQ(0, raw_spinner(&t, &self->r, RAW_LANDING));
 	self->r.slots[t.slot].nopreempt = 1;
 	for (int kind = UPREEMPT_STOP; kind <= UPREEMPT_REDIRECT; kind++) {
+		before = raw_now();
 		deadline = raw_in(100);
 		ASSERT_EQ(0, raw_ask(&self->r, t.slot, kind, 100, &e));
 		EXPECT_TRUE(raw_event_ok(&e));
@@ -625,8 +626,11 @@ TEST_F(req, deadline)
 		EXPECT_TRUE(raw_in_spin(e.regs.rip));
 		EXPECT_LE(deadline, e.final_ns);
 		EXPECT_LT(1, e.attempts);
-		/* retried, and never a flood: 1 ms apart in the long run */
-		EXPECT_GT(200, e.attempts);
+		/*
+		 * retried, and never a flood: 1 ms apart in the long run, however late a busy
+		 * host lets the deadline's timer come
+		 */
+		EXPECT_GT(32 + 2 * (e.final_ns - before) / 1000000, e.attempts);
 	}
 	self->r.slots[t.slot].nopreempt = 0;
 
