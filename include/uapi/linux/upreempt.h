@@ -509,7 +509,10 @@ struct upreempt_xstate {
  * slot. EUSERS: it is registered in 8 domains already. EPERM: not the opener's process.
  */
 #define UPREEMPT_IOC_REGISTER	_IOWR(UPREEMPT_IOC_MAGIC, 0x42, struct upreempt_register)
-/* UNREGISTER the calling thread. EPERM: the slot is another thread's. ESRCH: nobody's. */
+/*
+ * UNREGISTER the calling thread. EPERM: the slot is another thread's. ESRCH: nobody's. EBUSY: it
+ * has stopped the world.
+ */
 #define UPREEMPT_IOC_UNREGISTER	_IOW(UPREEMPT_IOC_MAGIC, 0x43, struct upreempt_ref)
 /*
  * REQUEST. ESRCH: no thread in that slot, or one with another registration than id. EAGAIN:
@@ -519,7 +522,7 @@ struct upreempt_xstate {
 #define UPREEMPT_IOC_REQUEST	_IOWR(UPREEMPT_IOC_MAGIC, 0x44, struct upreempt_request)
 /* WAIT for a request made without RING. ENOENT: no such request. ETIMEDOUT: still pending. */
 #define UPREEMPT_IOC_WAIT	_IOWR(UPREEMPT_IOC_MAGIC, 0x45, struct upreempt_wait)
-/* CANCEL. ENOENT: no such request. EALREADY: it is final. */
+/* CANCEL. ENOENT: no such request. EALREADY: it is final. ESRCH: the thread left. */
 #define UPREEMPT_IOC_CANCEL	_IOW(UPREEMPT_IOC_MAGIC, 0x46, struct upreempt_ref)
 /* RELEASE a STOP (pending ones are cancelled). ENOENT: no such STOP. ESRCH: the thread left. */
 #define UPREEMPT_IOC_RELEASE	_IOW(UPREEMPT_IOC_MAGIC, 0x47, struct upreempt_ref)
