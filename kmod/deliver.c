@@ -460,11 +460,21 @@ static void up_hook_requests(struct up_thread *t, struct pt_regs *regs, bool hel
 			continue;
 		}
 		reason = up_verdict(t, r, regs, cap, held, redirect);
+		if (t->stepped && r->reason == UPREEMPT_R_STEPPING)
+			r->event.steps++;
+		if (reason && !held && !t->hold && !redirect)
+			reason = up_step_ask(t, regs, reason, r->strategies, r->event.steps,
+					     r->steps);
 		if (regs->ip != ip || reason == UPREEMPT_R_POLL_SET)
 			cap = up_capture(t, regs);
 		if (up_reason_is_final(reason)) {
 			__up_request_complete(t, r, UPREEMPT_UNSAFE, reason,
 					      UPREEMPT_FRAME_USER, cap);
+			continue;
+		}
+		if (reason == UPREEMPT_R_STEPPING) {
+			up_request_no_record(t, r);
+			up_request_note(t, r, reason, cap->rip);
 			continue;
 		}
 		if (reason) {
@@ -569,6 +579,7 @@ void up_hook(struct user_return_notifier *urn)
 
 	up_inject(hook_delay);
 	t->count.hooks++;
+	up_step_end(t, regs);
 	if (t->closing || up_thread_moved_on(t)) {
 		/* What the gate took must be given back before nobody remembers it. */
 		if (!up_thread_moved_on(t))
@@ -589,6 +600,10 @@ void up_hook(struct user_return_notifier *urn)
 	/* Interrupted on its way into the gate of another domain, and from there into ours? */
 	if ((t->hold || held) && !up_thread_at_gate(t, regs) && !up_gate_enter(t, regs))
 		up_retry_later(t);
+	/* The last change to the frame; a thread that goes elsewhere now is asked for again. */
+	if (t->step_ip && !up_step_set(t, regs))
+		up_retry_later(t);
+	t->stepped = false;
 	t->cooperating = false;
 	up_attention_update(t);
 	if (!up_wanted(t))

@@ -26,6 +26,7 @@ MODULE_PARM_DESC(device_mode, "permissions of /dev/upreempt (default 0660; 0666 
 #define UP_FEATURES	(UPREEMPT_F_SAMPLE | UPREEMPT_F_STOP | UPREEMPT_F_REDIRECT | \
 			 UPREEMPT_F_RESUME | UPREEMPT_F_RING | UPREEMPT_F_WORLD | \
 			 UPREEMPT_F_GRACE | UPREEMPT_F_XSTATE | UPREEMPT_F_TABLE | \
+			 UPREEMPT_F_STEP | \
 			 (IS_ENABLED(CONFIG_RSEQ) ? UPREEMPT_F_RSEQ : 0) | \
 			 UP_FEATURE_INJECT)
 #define UP_REQUEST_FLAGS (UPREEMPT_REQ_WAIT | UPREEMPT_REQ_RING | UPREEMPT_REQ_OR_BLOCKED | \
@@ -254,7 +255,7 @@ static long up_ioc_request(struct up_domain *d, void __user *uarg)
 	if (ret)
 		return ret;
 	if (req.flags & ~UP_REQUEST_FLAGS || !req.kind || req.kind >= UPREEMPT_KIND_MAX ||
-	    req.reserved ||
+	    !upreempt_strategies_fit(req.strategies, req.steps) ||
 	    (req.flags & UPREEMPT_REQ_OR_BLOCKED && req.kind != UPREEMPT_REDIRECT) ||
 	    !upreempt_table_flags_fit(req.flags, req.kind))
 		return -EINVAL;
@@ -404,7 +405,8 @@ static long up_ioc_world_stop(struct up_domain *d, void __user *uarg)
 
 	if (ret)
 		return ret;
-	if (w.flags & ~UP_WORLD_FLAGS || w.reserved[0] || w.reserved[1])
+	if (w.flags & ~UP_WORLD_FLAGS || w.reserved ||
+	    !upreempt_strategies_fit(w.strategies, w.steps))
 		return -EINVAL;
 	memset((void *)&w + out, 0, sizeof(w) - out);
 	ret = up_world_stop(d, &w);

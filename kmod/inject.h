@@ -24,6 +24,7 @@ enum up_guard {
 	UP_GUARD_FORWARD	= 7,	/* an IPI that missed its thread follows it */
 	UP_GUARD_STACK		= 8,	/* stack bounds and room */
 	UP_GUARD_LANDING	= 9,	/* not inside the landing and resume code */
+	UP_GUARD_STEP_FRAME	= 10,	/* no trap flag of ours in a signal's frame */
 };
 
 #ifdef UPREEMPT_INJECT

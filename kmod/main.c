@@ -54,12 +54,17 @@ static int __init up_init(void)
 		return -ENOMEM;
 
 	up_stats_init();
-	ret = up_device_init();
+	ret = up_step_init();
 	if (ret)
 		goto destroy_wq;
+	ret = up_device_init();
+	if (ret)
+		goto exit_step;
 	pr_info("upreempt: ABI %d ready\n", UPREEMPT_ABI_VERSION);
 	return 0;
 
+exit_step:
+	up_step_exit();
 destroy_wq:
 	up_stats_exit();
 	destroy_workqueue(up_wq);
@@ -74,6 +79,7 @@ destroy_wq:
 static void __exit up_exit(void)
 {
 	up_device_exit();
+	up_step_exit();
 	up_stats_exit();
 	rcu_barrier();
 	destroy_workqueue(up_wq);

@@ -180,6 +180,7 @@ void __up_request_complete(struct up_thread *t, struct up_request *r,
 	ev->frame = frame;
 	ev->final_ns = ktime_get_ns();
 	ev->cpu = raw_smp_processor_id();
+	ev->strategy = ev->steps ? UPREEMPT_BY_STEP : 0;
 	if (!regs)
 		ev->regs = (struct upreempt_regs){ .rip = r->last_ip };
 	else if (regs != &ev->regs)	/* see up_capture() */
@@ -336,7 +337,10 @@ static struct up_request *up_request_new(struct up_thread *t, const struct upree
 	r->event.tid = t->tid;
 	r->event.kind = arg->kind;
 	r->event.attempts = 0;
-	r->event.reserved = 0;
+	r->event.strategy = 0;
+	r->event.steps = 0;
+	r->strategies = arg->strategies;
+	r->steps = arg->steps ?: UPREEMPT_STEPS_DEFAULT;
 	r->state = UP_REQ_PENDING;
 	return r;
 }

@@ -197,7 +197,8 @@ static int up_world_take(struct up_domain *d, struct up_thread *self, u32 flags,
 	}
 }
 
-static void up_world_begin(struct up_domain *d, const struct up_thread *self, u64 grace_ns)
+static void up_world_begin(struct up_domain *d, const struct up_thread *self,
+			   const struct upreempt_world *arg)
 {
 	struct up_world *w = &d->world;
 
@@ -211,7 +212,9 @@ static void up_world_begin(struct up_domain *d, const struct up_thread *self, u6
 	w->walk++;
 	w->walked = false;
 	w->complete = false;
-	w->forced = !grace_ns;
+	w->forced = !arg->grace_ns;
+	w->strategies = arg->strategies;
+	w->steps = arg->steps ?: UPREEMPT_STEPS_DEFAULT;
 	w->acks = 0;
 	w->ipis = 0;
 	w->gone = 0;
@@ -226,7 +229,7 @@ static void up_world_begin(struct up_domain *d, const struct up_thread *self, u6
 	WRITE_ONCE(w->epoch, w->epoch + 1);
 	raw_spin_unlock_irq(&w->lock);
 
-	trace_upreempt_world_stop(d->id, w->tid, grace_ns);
+	trace_upreempt_world_stop(d->id, w->tid, arg->grace_ns);
 	up_world_multicast(d);
 	up_world_walk(d);
 	raw_spin_lock_irq(&w->lock);
@@ -400,7 +403,7 @@ int up_world_stop(struct up_domain *d, struct upreempt_world *arg)
 	if (taken < 0)
 		return taken;
 	if (!taken)
-		up_world_begin(d, self, arg->grace_ns);
+		up_world_begin(d, self, arg);
 	if (check_add_overflow(d->world.request_ns, arg->grace_ns, &grace_end))
 		grace_end = U64_MAX;
 	ret = up_world_await(d, grace_end, arg->deadline_ns);

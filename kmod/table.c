@@ -82,6 +82,12 @@ enum upreempt_reason up_check_code(const struct up_thread *t, unsigned long ip)
 	return up_point_reason(&p);
 }
 
+/* Is a thread at @ip to be stepped without having been asked for? Context: interrupts off. */
+bool up_code_steps(const struct up_thread *t, unsigned long ip)
+{
+	return up_point(t, ip).cls == UPREEMPT_CODE_STEP;
+}
+
 static unsigned long *up_reg(struct pt_regs *regs, u32 reg)
 {
 	/* As enum upreempt_reg; rsp was refused. */

@@ -57,8 +57,11 @@ static void up_sched_out(struct preempt_notifier *pn, struct task_struct *next)
 {
 	struct up_thread *t = container_of(pn, struct up_thread, pn);
 
-	if (unlikely(t->armed) && up_guard(UP_GUARD_SCHED_OUT))
-		up_disarm(t);
+	if (unlikely(t->armed)) {
+		up_step_end(t, task_pt_regs(current));
+		if (up_guard(UP_GUARD_SCHED_OUT))
+			up_disarm(t);
+	}
 
 	if (unlikely(current->flags & PF_EXITING || up_thread_moved_on(t))) {
 		/* The registers of what it has execed, maybe set-uid, are nobody's business. */

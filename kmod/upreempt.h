@@ -114,6 +114,8 @@ struct up_request {
 	u32 flags;		/* UPREEMPT_REQ_* */
 	u64 deadline_ns;
 	u64 grace_end_ns;		/* until then the thread may come by itself; 0: over */
+	u32 strategies;		/* UPREEMPT_BY_* */
+	u32 steps;		/* at most */
 	u64 last_ip;
 	struct upreempt_event event;
 };
@@ -186,6 +188,12 @@ struct up_thread {
 	u32 gate_next;
 	u32 gates;			/* entries that nobody came back for yet */
 
+	/* single steps: only by the thread itself, interrupts off; see step.c */
+	bool stepping;			/* the trap flag in its frame is ours */
+	bool stepped;			/* its trap has come, and the hook not seen it yet */
+	bool step_lost;			/* a trap flag of ours may be where we could not clear it */
+	unsigned long step_ip;		/* where the hook wants one; 0: does not */
+
 	/* kernel resume: from the ioctl to the hook of the same exit */
 	bool resume_valid;
 	unsigned long resume_ip, resume_sp;
@@ -198,6 +206,7 @@ struct up_thread {
 	u8 w_state;			/* enum up_world_state */
 	u8 w_reason;
 	u32 w_attempts;
+	u32 w_steps;			/* that it was stepped for this stop */
 	u64 w_seen;			/* the walk that came by last */
 	unsigned long w_ip;
 
@@ -247,6 +256,8 @@ struct up_world {
 	struct list_head off;		/* threads switched out at a user instruction */
 	struct list_head late;		/* threads that are waited for: count[UP_W_LATE] */
 	bool forced;			/* nobody may take his time any more */
+	u32 strategies;			/* UPREEMPT_BY_*, for the late */
+	u32 steps;			/* at most, of each */
 	bool walked;			/* all of off was looked at */
 	bool complete;			/* nobody is waited for */
 	u64 walk;
@@ -502,6 +513,7 @@ bool up_reason_is_final(enum upreempt_reason reason);
 
 /* table.c */
 enum upreempt_reason up_check_code(const struct up_thread *t, unsigned long ip);
+bool up_code_steps(const struct up_thread *t, unsigned long ip);
 enum upreempt_reason up_enforce_code(struct up_thread *t, struct pt_regs *regs);
 int up_tables_init(struct up_domain *d, bool declared);
 void up_tables_free(struct up_domain *d);
@@ -509,6 +521,14 @@ void up_tables_retire(struct up_domain *d);
 void up_tables_release(struct up_domain *d);
 int up_code_add(struct up_domain *d, struct upreempt_code_add *arg);
 int up_code_remove(struct up_domain *d, u64 id, bool *staged);
+
+/* step.c */
+enum upreempt_reason up_step_ask(struct up_thread *t, const struct pt_regs *regs,
+				 enum upreempt_reason why, u32 strategies, u32 taken, u32 most);
+bool up_step_set(struct up_thread *t, struct pt_regs *regs);
+void up_step_end(struct up_thread *t, struct pt_regs *regs);
+int up_step_init(void);
+void up_step_exit(void);
 
 /* world.c */
 bool up_world_owned_by(const struct up_thread *t);

@@ -67,6 +67,7 @@ void up_world_late(struct up_thread *t, enum upreempt_reason reason, unsigned lo
 		t->w_epoch = w->epoch;
 		t->w_state = UP_W_LATE;
 		t->w_attempts = 0;
+		t->w_steps = 0;
 		w->count[UP_W_LATE]++;
 		list_add_tail(&t->w_late, &w->late);
 	}
@@ -238,6 +239,10 @@ bool up_world_hook(struct up_thread *t, struct pt_regs *regs)
 					  up_check_off(t, regs, ip);
 		if (!reason && grace)
 			reason = UPREEMPT_R_GRACE;
+		if (t->stepped && t->w_reason == UPREEMPT_R_STEPPING)
+			t->w_steps++;
+		if (reason && !t->hold)
+			reason = up_step_ask(t, regs, reason, w->strategies, t->w_steps, w->steps);
 		hold = !reason;
 		if (hold) {
 			ip = up_thread_true_ip(current, regs);
@@ -246,7 +251,7 @@ bool up_world_hook(struct up_thread *t, struct pt_regs *regs)
 			up_world_late(t, reason, ip);
 			if (reason == UPREEMPT_R_GRACE) {
 				up_poll_set(t);
-			} else {
+			} else if (reason != UPREEMPT_R_STEPPING) {
 				if (!t->w_attempts++)
 					t->backoff_ns = 0;
 				t->count.deferrals[reason]++;

@@ -37,6 +37,12 @@ static inline int upreempt_table_flags_fit(__u32 flags, __u32 kind)
 	return !(flags & UPREEMPT_REQ_DECLARED_CALLER) || flags & UPREEMPT_REQ_SAFE;
 }
 
+/* May this be asked for? */
+static inline int upreempt_strategies_fit(__u32 strategies, __u32 steps)
+{
+	return !(strategies & ~UPREEMPT_BY_STEP) && steps <= UPREEMPT_STEPS_MAX;
+}
+
 /* What a lookup says; cls 0: no area has this PC */
 struct upreempt_point {
 	__u32 cls;			/* RESTART where it leads back to itself is SAFE */
@@ -100,6 +106,7 @@ static inline enum upreempt_range_fault upreempt_range_operands(const struct upr
 	switch (r->cls) {
 	case UPREEMPT_CODE_SAFE:
 	case UPREEMPT_CODE_UNSAFE:
+	case UPREEMPT_CODE_STEP:
 		if (r->value)
 			return UPREEMPT_RANGE_VALUE;
 		break;

@@ -283,7 +283,7 @@ TEST_F(dev, query)
 		  UPREEMPT_F_RING,
 		  q.features & (UPREEMPT_F_SAMPLE | UPREEMPT_F_STOP | UPREEMPT_F_REDIRECT |
 				UPREEMPT_F_RESUME | UPREEMPT_F_RING));
-	EXPECT_EQ(0, q.features & ~0xfffULL);
+	EXPECT_EQ(0, q.features & ~0x1fffULL);
 	EXPECT_LE(16, q.max_slots);
 	EXPECT_LE(16, q.max_events);
 	EXPECT_EQ(16, q.max_requests);
@@ -543,8 +543,9 @@ TEST_F(dev, request_arguments)
 	BAD(EINVAL, req.kind = 0);
 	BAD(EINVAL, req.kind = UPREEMPT_KIND_MAX);
 	BAD(EINVAL, req.kind = ~0U);
-	BAD(EINVAL, req.reserved = 1);
-	BAD(EINVAL, req.reserved = 1ULL << 63);
+	BAD(EINVAL, req.strategies = UPREEMPT_BY_STEP << 1);
+	BAD(EINVAL, req.strategies = 1U << 31);
+	BAD(EINVAL, req.steps = UPREEMPT_STEPS_MAX + 1);
 	BAD(EINVAL, req.slot = NR_SLOTS);
 	BAD(EINVAL, req.slot = ~0U);
 	BAD(EINVAL, req.slot = 1U << 31);
@@ -565,7 +566,7 @@ TEST_F(dev, request_arguments)
 	EXPECT_EQ(self->other.tid, (int)req.event.tid);
 	EXPECT_EQ(self->other.slot, req.event.slot);
 	EXPECT_EQ(0, req.id);
-	EXPECT_EQ(0, req.reserved);
+	EXPECT_EQ(0, req.strategies);
 }
 
 TEST_F(dev, seventeen_requests)

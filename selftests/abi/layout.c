@@ -27,7 +27,7 @@ AT(upreempt_event, seq, 0);	AT(upreempt_event, cookie, 8);	AT(upreempt_event, re
 AT(upreempt_event, final_ns, 24); AT(upreempt_event, slot, 32);	AT(upreempt_event, tid, 36);
 AT(upreempt_event, kind, 40);	AT(upreempt_event, outcome, 42); AT(upreempt_event, reason, 44);
 AT(upreempt_event, frame, 46);	AT(upreempt_event, attempts, 48); AT(upreempt_event, cpu, 52);
-AT(upreempt_event, reserved, 56); AT(upreempt_event, regs, 64);
+AT(upreempt_event, strategy, 56); AT(upreempt_event, regs, 64);
 ENDS(upreempt_event, regs, 256);
 
 SIZE(upreempt_header, 256);
@@ -64,6 +64,7 @@ SIZE(upreempt_xstate, 48);	ENDS(upreempt_xstate, reserved, 48);
 SIZE(upreempt_world, 560);	ENDS(upreempt_world, late, 560);
 AT(upreempt_request, event, 64); AT(upreempt_wait, event, 32);	AT(upreempt_register, landing, 16);
 AT(upreempt_register, id, 64);	AT(upreempt_request, grace_ns, 40); AT(upreempt_request, id, 48);
+AT(upreempt_request, strategies, 56); AT(upreempt_world, strategies, 24);
 AT(upreempt_stats, kinds, 16);	AT(upreempt_stats, ipis, 400);
 
 _Static_assert(UPREEMPT_PENDING == 0 && UPREEMPT_LANDED == 1 && UPREEMPT_COOPERATED == 2 &&

@@ -99,7 +99,8 @@ static const struct fuzz_call fuzz_calls[] = {
 			  F(upreempt_request, deadline_ns, DEADLINE, 0),
 			  F(upreempt_request, grace_ns, TIME, 0),
 			  F(upreempt_request, id, ID, 0),
-			  F(upreempt_request, reserved, ZERO, 0)),
+			  F(upreempt_request, strategies, FLAGS, 1),
+			  F(upreempt_request, steps, COUNT, UPREEMPT_STEPS_MAX)),
 		.errors = { ESRCH, EAGAIN, EDEADLK, EOPNOTSUPP, EINTR, ENOMEM },
 	},
 	{
@@ -146,6 +147,8 @@ static const struct fuzz_call fuzz_calls[] = {
 			  F(upreempt_world, flags, FLAGS, 3),
 			  F(upreempt_world, grace_ns, TIME, 0),
 			  F(upreempt_world, deadline_ns, DEADLINE, 0),
+			  F(upreempt_world, strategies, FLAGS, 1),
+			  F(upreempt_world, steps, COUNT, UPREEMPT_STEPS_MAX),
 			  F(upreempt_world, reserved, ZERO, 0)),
 		.errors = { EPERM, EAGAIN, ETIMEDOUT, EBUSY, EDEADLK, EINTR, ENOMEM },
 	},

@@ -58,6 +58,7 @@ struct board {
 	struct program corpus[MAX_CORPUS];
 	uint64_t unexpected[FUZZ_CALLS][256];	/* by error */
 	int failed;		/* the first program with one */
+	int guided;		/* the kernel has KCOV */
 	struct program failed_program;
 };
 
@@ -138,6 +139,8 @@ static void kcov_open(void)
 		kcov = mmap(NULL, KCOV_WORDS * 8, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 		if (kcov == MAP_FAILED || ioctl(fd, KCOV_ENABLE, KCOV_TRACE_PC))
 			kcov = NULL;
+		else
+			__atomic_store_n(&board->guided, 1, __ATOMIC_RELAXED);
 	}
 }
 
@@ -255,7 +258,7 @@ static void some_ranges(uint64_t at, uint64_t *rng)
 		memset(&r[i], 0, sizeof(r[i]));
 		r[i].start = pos + (uint32_t)below(rng, 16);
 		r[i].end = r[i].start + (below(rng, 32) ? 1 : 0) + (uint32_t)below(rng, 64);
-		r[i].cls = (uint8_t)(below(rng, 32) ? UPREEMPT_CODE_SAFE + below(rng, 4) : draw(rng));
+		r[i].cls = (uint8_t)(below(rng, 32) ? UPREEMPT_CODE_SAFE + below(rng, 6) : draw(rng));
 		if (r[i].cls == UPREEMPT_CODE_RESTART)
 			r[i].value = below(rng, 2) ? r[i].start : below(rng, r[i].start + 1);
 		if (r[i].cls == UPREEMPT_CODE_POLL)
@@ -751,6 +754,8 @@ TEST_F_TIMEOUT(fuzz, random_calls, 3600)
 				TH_LOG("%s ended %llu times with: %s", fuzz_calls[i].name,
 				       (unsigned long long)board->unexpected[i][error], strerror(error));
 	}
+	if (board->guided)
+		EXPECT_NE(0, board->pcs);
 	if (!again)
 		EXPECT_EQ(0, never_succeeded());
 	EXPECT_EQ(0, module_is_well());

@@ -14,7 +14,9 @@ RAW_FN int raw_world_stop(struct raw *r, uint32_t flags, uint64_t grace_ms, uint
 	w->flags = flags;
 	w->grace_ns = grace_ms * 1000000;
 	w->deadline_ns = ms ? raw_in(ms) : 0;
-	memset(w->reserved, 0, sizeof(w->reserved));
+	w->strategies = 0;
+	w->steps = 0;
+	w->reserved = 0;
 	return raw_ioctl(r->fd, UPREEMPT_IOC_WORLD_STOP, w);
 }
 

@@ -79,7 +79,7 @@ TEST_F_TIMEOUT(request, each_kind_lands, 60)
 		EXPECT_TRUE(ut_in_spin(ev.regs.rip));
 		EXPECT_EQ((uintptr_t)&self->s[0].count, ev.regs.rdi);
 		EXPECT_EQ((uintptr_t)&self->s[0].quit, ev.regs.rsi);
-		EXPECT_EQ(0, ev.reserved);
+		EXPECT_EQ(0, ev.strategy);
 		if (kind == UPREEMPT_STOP) {
 			EXPECT_TRUE(ut_stands(&self->s[0], 20 * UT_MS));
 			EXPECT_EQ(0, upreempt_release(self->s[0].thread, ev.seq));

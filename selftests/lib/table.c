@@ -388,6 +388,62 @@ TEST_F(table, libc)
 	munmap(big, BIG);
 }
 
+/* Hardly ever in declared code */
+__upreempt_safe static void many_calls(struct counts *c)
+{
+	char text[64];
+
+	while (!c->stop) {
+		memset(text, 'a' + (int)(c->turns & 15), sizeof(text) - 1);
+		text[sizeof(text) - 1] = 0;
+		c->n += strspn(text, "abcdefghijklmnop") == sizeof(text) - 1;
+		c->turns++;
+	}
+}
+
+/* Single steps lead from wherever libc is to its return. */
+TEST_F(table, steps_out_of_libc)
+{
+	UPREEMPT_OPTS(upreempt_request_opts, o, .kind = UPREEMPT_STOP, .strategies = UPREEMPT_BY_STEP,
+		      .steps = 100000);
+	UPREEMPT_OPTS(upreempt_world_opts, w, .strategies = UPREEMPT_BY_STEP);
+	struct counter c = { .d = self->d, .body = many_calls };
+	struct upreempt_world report;
+	struct upreempt_event e;
+	uint64_t steps = 0;
+
+	ASSERT_EQ(0, upreempt_code_add_object(self->d, UPREEMPT_CODE_UNSAFE, NULL));
+	ASSERT_EQ(0, pthread_create(&c.pthread, NULL, counter_main, &c));
+	ASSERT_TRUE(UT_UNTIL(c.c.turns > 0));
+	if (!ut_is_kmod(self->d)) {
+		EXPECT_EQ(-EOPNOTSUPP, upreempt_request(c.thread, &o, &e));
+		EXPECT_EQ(-EOPNOTSUPP, upreempt_world_stop(self->d, &w, &report));
+		goto stop;
+	}
+	UT_FOR(i, ut_scale(300), 15) {
+		o.deadline_ns = ut_now() + 5 * UT_SEC;
+		ASSERT_EQ(0, upreempt_request(c.thread, &o, &e));
+		ASSERT_EQ(UPREEMPT_LANDED, e.outcome);
+		ASSERT_GE(e.regs.rip, (uintptr_t)__start_upreempt_text_safe);
+		ASSERT_LT(e.regs.rip, (uintptr_t)__stop_upreempt_text_safe);
+		ASSERT_EQ(0, upreempt_release(c.thread, e.seq));
+		steps += e.steps;
+		ASSERT_EQ(0, upreempt_world_stop(self->d, &w, &report));
+		ASSERT_EQ(0, upreempt_world_start(self->d));
+	}
+	EXPECT_NE(0, steps);
+	printf("# %llu steps\n", (unsigned long long)steps);
+stop:
+	o.strategies = UPREEMPT_BY_STEP << 1;
+	EXPECT_EQ(-EINVAL, upreempt_request(c.thread, &o, &e));
+	o.strategies = 0;
+	o.steps = UPREEMPT_STEPS_MAX + 1;
+	EXPECT_EQ(-EINVAL, upreempt_request(c.thread, &o, &e));
+	c.c.stop = 1;
+	EXPECT_EQ(0, ut_join(c.pthread));
+	EXPECT_EQ(c.c.turns, c.c.n);
+}
+
 /* A thread in a system call stands, whoever has made the call. */
 TEST_F(table, blocked)
 {

@@ -99,6 +99,9 @@ void cross_run(void);
 void single_run(void);
 void storm_run(void);
 
+/* strategies.c */
+void strategies_run(void);
+
 /* stw.c: all of it on two CPUs, or what depends on the number of CPUs */
 void stw_run(void);
 void stw_run_cpus(void);

@@ -145,6 +145,7 @@ int main(int argc, char **argv)
 			storm_run();
 		else if (bench.cpu[1] >= 0) {
 			cross_run();
+			strategies_run();
 			stw_run();
 		}
 	}

@@ -160,6 +160,10 @@ void report_table(void)
 	     "kmod", NULL, NULL, 1.03);
 	goal("context switch beside a registered thread", "idle_tax_bystander_ratio", "kmod", NULL,
 	     NULL, 1.03);
+	goal("restarted sequences against safe code", "strategy_restart", "kmod", "strategy_none",
+	     "kmod", 3);
+	goal("single steps against safe code, 1 instruction in 200", "strategy_step", "kmod",
+	     "strategy_none", "kmod", 3);
 	goals_of_worlds();
 	printf("\n");
 }

@@ -30,6 +30,7 @@ struct kmod_thread;
 
 struct upreempt_ops {
 	const char *name;
+	uint32_t strategies;		/* UPREEMPT_BY_* that it has */
 	/* fills d->header and d->fd; o is complete */
 	int (*open)(struct upreempt_domain *d, const struct upreempt_domain_opts *o);
 	/* no request may stay undecided, no thread held */
@@ -217,6 +218,7 @@ void upreempt_run_actions(struct upreempt_thread *t);
 /* code.c: the domain goes */
 void upreempt_codes_free(struct upreempt_domain *d);
 /* request.c: the handle will not become another thread's in between */
+int upreempt_strategies_check(const struct upreempt_domain *d, uint32_t strategies, uint32_t steps);
 int upreempt_thread_enter(struct upreempt_thread *t);
 void upreempt_thread_exit(struct upreempt_thread *t);
 /* thread.c: the calling thread lets its registration go */

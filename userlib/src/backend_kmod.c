@@ -300,6 +300,8 @@ static void fill_request(struct upreempt_request *rq, const struct upreempt_thre
 	rq->cookie = o->cookie;
 	rq->deadline_ns = o->deadline_ns;
 	rq->grace_ns = o->grace_ns;
+	rq->strategies = o->strategies;
+	rq->steps = o->steps;
 	rq->id = t->kmod->id;
 }
 
@@ -414,6 +416,7 @@ static int kmod_code_remove(struct upreempt_domain *d, uint64_t id)
 
 const struct upreempt_ops upreempt_ops_kmod = {
 	.name		= "kmod",
+	.strategies	= UPREEMPT_BY_STEP,
 	.open		= kmod_open,
 	.close		= kmod_close,
 	.free		= kmod_free,

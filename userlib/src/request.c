@@ -33,6 +33,13 @@ void upreempt_thread_exit(struct upreempt_thread *t)
 	leave(t, 0);
 }
 
+int upreempt_strategies_check(const struct upreempt_domain *d, uint32_t strategies, uint32_t steps)
+{
+	if (!upreempt_strategies_fit(strategies, steps))
+		return -EINVAL;
+	return strategies & ~d->ops->strategies ? -EOPNOTSUPP : 0;
+}
+
 static int check(struct upreempt_thread *t, const struct upreempt_request_opts *opts,
 		 struct upreempt_request_opts *o)
 {
@@ -48,6 +55,9 @@ static int check(struct upreempt_thread *t, const struct upreempt_request_opts *
 		return -EINVAL;
 	if (!upreempt_table_flags_fit(o->flags, o->kind))
 		return -EINVAL;
+	ret = upreempt_strategies_check(t->domain, o->strategies, o->steps);
+	if (ret)
+		return ret;
 	if (__atomic_load_n(&t->gone, __ATOMIC_ACQUIRE))
 		return -ESRCH;
 	if (o->kind == UPREEMPT_REDIRECT && !t->handler)

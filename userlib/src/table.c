@@ -161,7 +161,8 @@ int upreempt_table_range(struct upreempt_table *t, uint64_t start, uint64_t len,
 {
 	struct item new = { .cls = cls };
 
-	if (t && cls != UPREEMPT_CODE_SAFE && cls != UPREEMPT_CODE_UNSAFE)
+	if (t && cls != UPREEMPT_CODE_SAFE && cls != UPREEMPT_CODE_UNSAFE &&
+	    cls != UPREEMPT_CODE_STEP)
 		return fail(t, "%u is no class of a plain range", (unsigned int)cls);
 	return add_range(t, start, len, &new);
 }

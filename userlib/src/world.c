@@ -27,9 +27,14 @@ int upreempt_world_stop(struct upreempt_domain *d, const struct upreempt_world_o
 		return ret;
 	if (o.flags & ~KNOWN_WORLD_FLAGS)
 		return -EINVAL;
+	ret = upreempt_strategies_check(d, o.strategies, o.steps);
+	if (ret)
+		return ret;
 	memset(r, 0, sizeof(*r));
 	r->size = sizeof(*r);
 	r->flags = o.flags;
+	r->strategies = o.strategies;
+	r->steps = o.steps;
 	r->grace_ns = o.grace_ns;
 	r->deadline_ns = o.deadline_ns;
 	ret = d->ops->world_stop(d, r);

@@ -82,7 +82,7 @@ enum upreempt_reason {
 	UPREEMPT_R_STACK_BOUNDS	= 11,	/* sp outside the registered stack: final at once */
 	UPREEMPT_R_STACK_ROOM	= 12,	/* less than stack_need below sp: final at once */
 	UPREEMPT_R_NOT_64BIT	= 13,	/* 32-bit or LDT code segment */
-	UPREEMPT_R_SINGLE_STEP	= 14,	/* a debugger is stepping the thread */
+	UPREEMPT_R_SINGLE_STEP	= 14,	/* a debugger, or its own trap flag, steps it */
 	UPREEMPT_R_UPROBE	= 15,	/* a uprobe's instruction runs out of line */
 	UPREEMPT_R_KERNEL_IP	= 16,	/* PC above the user range (vsyscall) */
 	UPREEMPT_R_RING_FULL	= 17,	/* the record that was asked for found no room */
@@ -97,6 +97,9 @@ enum upreempt_reason {
 	UPREEMPT_R_UNDECLARED	= 26,	/* in code that no area declares */
 	UPREEMPT_R_UNSAFE_RANGE	= 27,	/* in a range that an area declares unsafe */
 	UPREEMPT_R_POLL_SET	= 28,	/* in a POLL range: will come at its end */
+	UPREEMPT_R_STEPPING	= 29,	/* is being stepped out of code that is not safe */
+	UPREEMPT_R_STEP_BUDGET	= 30,	/* the same, and took all its steps */
+	UPREEMPT_R_STEP_INSN	= 31,	/* the same, at an instruction that is not stepped */
 	UPREEMPT_REASON_MAX
 };
 
@@ -134,7 +137,8 @@ struct upreempt_event {
 	__u16 frame;			/* enum upreempt_frame: what regs are */
 	__u32 attempts;			/* hook visits that could not grant it */
 	__u32 cpu;			/* where it became final */
-	__u64 reserved;
+	__u32 strategy;			/* UPREEMPT_BY_* that was made use of; 0: none */
+	__u32 steps;			/* instructions that the thread was stepped for it */
 	struct upreempt_regs regs;
 };
 
@@ -223,6 +227,7 @@ struct upreempt_slot {
 #define UPREEMPT_F_GRACE	(1ULL << 9)	/* grace_ns, POLL, slot.poll, slot.trigger */
 #define UPREEMPT_F_XSTATE	(1ULL << 10)	/* XSTATE */
 #define UPREEMPT_F_TABLE	(1ULL << 11)	/* CODE_ADD, CODE_REMOVE, SETUP_DECLARED */
+#define UPREEMPT_F_STEP		(1ULL << 12)	/* BY_STEP, CODE_STEP */
 
 struct upreempt_query {
 	__u32 size;
@@ -285,6 +290,15 @@ struct upreempt_register {
 #define UPREEMPT_REQ_DECLARED_CALLER (1U << 4)	/* in a system call: of declared safe code only */
 
 /*
+ * What may be done about a thread in code that is not safe (R_UNDECLARED, R_UNSAFE_RANGE), besides
+ * to try again later
+ */
+#define UPREEMPT_BY_STEP	(1U << 0)	/* single steps, to where it may be stopped */
+
+#define UPREEMPT_STEPS_DEFAULT	1000
+#define UPREEMPT_STEPS_MAX	1000000
+
+/*
  * Without WAIT and RING the outcome is kept until UPREEMPT_IOC_WAIT takes it;
  * such requests count among the max_requests of the thread. When WAIT is broken
  * by a signal (EINTR) the request goes on and seq is valid: WAIT for it or
@@ -300,7 +314,8 @@ struct upreempt_request {
 	__u64 seq;			/* out */
 	__u64 grace_ns;			/* time to come by itself; 0: force at once */
 	__u64 id;			/* upreempt_register.id; 0: whoever has the slot */
-	__u64 reserved;			/* 0 */
+	__u32 strategies;		/* UPREEMPT_BY_*; for SAMPLE of use with REQ_SAFE only */
+	__u32 steps;			/* at most so many, up to STEPS_MAX; 0: STEPS_DEFAULT */
 	struct upreempt_event event;	/* out, with WAIT */
 };
 
@@ -357,7 +372,8 @@ struct upreempt_stats {
  * An *area* declares the code in [base, base + len): a class for all of it, and ranges
  * with a class of their own. Areas of a domain do not overlap. Where the PC of a thread
  * must not be stopped or redirected, STOP, REDIRECT and stops of the world are deferred
- * and tried again. Code that no area declares is safe, or with SETUP_DECLARED unsafe. A
+ * and tried again. Out of STEP ranges, and with BY_STEP out of all such code, the thread is
+ * stepped meanwhile. Code that no area declares is safe, or with SETUP_DECLARED unsafe. A
  * thread that comes to POLL, or is in a system call, is not asked where its PC is.
  */
 enum upreempt_class {
@@ -366,7 +382,7 @@ enum upreempt_class {
 	UPREEMPT_CODE_RESTART	= 3,	/* set the PC back to value: there it is safe */
 	UPREEMPT_CODE_POLL	= 4,	/* set register reg to value and let it run: R_POLL_SET */
 	UPREEMPT_CODE_RETURN	= 5,	/* reserved: stop at the return from here */
-	UPREEMPT_CODE_STEP	= 6,	/* reserved: single steps to the end of the range */
+	UPREEMPT_CODE_STEP	= 6,	/* as UNSAFE, and single steps lead out of it */
 	UPREEMPT_CODE_CLASS_MAX
 };
 
@@ -461,7 +477,9 @@ struct upreempt_world {
 	__u32 flags;			/* UPREEMPT_WORLD_* */
 	__u64 grace_ns;			/* time for the threads to come by themselves */
 	__u64 deadline_ns;		/* absolute; 0: none */
-	__u64 reserved[2];		/* 0 */
+	__u32 strategies;		/* UPREEMPT_BY_*, for each thread that is late */
+	__u32 steps;			/* of each at most so many; as in upreempt_request */
+	__u64 reserved;			/* 0 */
 	/* out */
 	__u32 depth;			/* stops of this caller that WORLD_START has to undo */
 	__u32 threads;

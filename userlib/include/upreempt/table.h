@@ -19,6 +19,7 @@
  *
  *	SAFE		may be stopped at any instruction
  *	UNSAFE		may not
+ *	STEP		may not, and is single-stepped to where it may; the signal backend: UNSAFE
  *	RESTARTABLE	is begun anew at BEGIN: the last instruction is the only one that others
  *			see, and BEGIN's registers and memory are still there before it
  *	POLL		before a stop register reg (an UPREEMPT_REG_*: its number) gets a value: a
@@ -72,6 +73,8 @@
 #define UPREEMPT_SAFE_END(name)		UPREEMPT_MARK_END(name, 1, 0, UPREEMPT_MARK_ZERO, 0)
 #define UPREEMPT_UNSAFE_BEGIN(name)	UPREEMPT_MARK_BEGIN(name)
 #define UPREEMPT_UNSAFE_END(name)	UPREEMPT_MARK_END(name, 2, 0, UPREEMPT_MARK_ZERO, 0)
+#define UPREEMPT_STEP_BEGIN(name)	UPREEMPT_MARK_BEGIN(name)
+#define UPREEMPT_STEP_END(name)		UPREEMPT_MARK_END(name, 6, 0, UPREEMPT_MARK_ZERO, 0)
 #define UPREEMPT_RESTARTABLE_BEGIN(name) UPREEMPT_MARK_BEGIN(name)
 #define UPREEMPT_RESTARTABLE_END(name)	\
 	UPREEMPT_MARK_END(name, 3, 0, UPREEMPT_MARK_SELF(name), 0)
@@ -111,7 +114,7 @@ UPREEMPT_API int upreempt_table_new(struct upreempt_table **table);
 /* NULL is accepted. What was added to a domain is a copy. */
 UPREEMPT_API void upreempt_table_free(struct upreempt_table *table);
 /*
- * [start, start + len), offsets from the base of the area, is SAFE or UNSAFE. Ranges may
+ * [start, start + len), offsets from the base of the area, is SAFE, UNSAFE or STEP. Ranges may
  * nest: the innermost holds; of two with the same extent the later. Whether one fits the
  * area is known when it is added. -EINVAL: len, an offset from 2^32 on, the class. -ENOMEM.
  */

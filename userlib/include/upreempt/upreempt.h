@@ -169,6 +169,8 @@ struct upreempt_request_opts {
 	uint64_t	cookie;
 	uint64_t	deadline_ns;
 	uint64_t	grace_ns;	/* so long the thread may come by itself: see upreempt_poll() */
+	uint32_t	strategies;	/* UPREEMPT_BY_STEP: step it out of code that is not safe */
+	uint32_t	steps;		/* at most, up to UPREEMPT_STEPS_MAX; 0: 1000 */
 };
 
 /*
@@ -183,7 +185,8 @@ struct upreempt_request_opts {
 /*
  * Ask and wait until it is final. The outcome is in *event (may be NULL).
  * -ESRCH: the thread is gone. -EAGAIN: too many outstanding. -EDEADLK: STOP of
- * oneself. -EINVAL: kind or flags. -EOPNOTSUPP: the thread takes no REDIRECT.
+ * oneself. -EINVAL: kind, flags, strategies or steps. -EOPNOTSUPP: the thread takes no REDIRECT,
+ * or the backend no such strategy (signal: none).
  * Signals do not break the wait.
  */
 UPREEMPT_API int upreempt_request(struct upreempt_thread *thread,
@@ -314,6 +317,8 @@ struct upreempt_world_opts {
 	uint32_t	flags;		/* UPREEMPT_WORLD_* */
 	uint64_t	grace_ns;	/* UPREEMPT_FOR_STW, ... */
 	uint64_t	deadline_ns;
+	uint32_t	strategies;	/* as in upreempt_request_opts, for each thread that is late */
+	uint32_t	steps;
 };
 
 /* Set in report->flags by the signal backend, refused in opts: report->ipis counts signals */

@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Single steps: out of code in which a thread may not be stopped, by the trap flag (TF).
+ *
+ * The hook decides: it sets TF in the user frame, the thread runs one instruction, and on the
+ * trap's way back the hook, which is still armed, decides anew. No signal, no debugger, no
+ * change of code. It takes as long as the steps, not as long as a timer happens to find the
+ * thread at a safe place.
+ *
+ * TF is ours from the hook until the thread is in the kernel again, for whatever reason, and is
+ * taken back there by the first of these:
+ *
+ *	the trap	our die notifier, with interrupts off, before anybody else sees it
+ *	the hook	of the same entry's return: an interrupt, a fault
+ *	sched_out	so a debugger, a core dump, or who copies the frame never meets it
+ *
+ * What may carry it away is not stepped: instructions that store or load flags, raise a trap
+ * themselves, or enter the kernel in a way that saves them. What is left is the frame of a signal
+ * that came in place of the trap, which is mended before the handler's first instruction.
+ *
+ * Only a thread with one registration: the hooks of several would undo each other's flag.
+ */
+#include <asm/debugreg.h>
+#include <asm/sigframe.h>
+#include <linux/kdebug.h>
+#include <linux/uaccess.h>
+
+#include "upreempt.h"
+
+#define UP_INSN_MAX	15		/* bytes */
+#define UP_STEP_FRAMES	8		/* of signals that come at once */
+
+/* Whether one step over the instruction at @ip changes nothing that the program can see. */
+static bool up_step_fits(unsigned long ip)
+{
+	unsigned long n = min(PAGE_SIZE - offset_in_page(ip), (unsigned long)UP_INSN_MAX);
+	u8 code[UP_INSN_MAX];
+	unsigned int i;
+
+	if (copy_from_user_nofault(code, (void __user *)ip, n))
+		return false;
+	for (i = 0; i < n; i++) {
+		switch (code[i]) {
+		case 0x26: case 0x2e: case 0x36: case 0x3e: case 0x64 ... 0x67:
+		case 0x40 ... 0x4f: case 0xf0: case 0xf2: case 0xf3:
+			continue;		/* prefixes */
+		case 0x9c: case 0x9d: case 0xcf:		/* PUSHF, POPF, IRET */
+		case 0xcc: case 0xcd: case 0xf1:		/* INT3, INT, INT1 */
+		case 0x8e:					/* MOV SS and its like */
+		case 0xd5:					/* REX2: any of these */
+			return false;
+		case 0x0f:
+			if (i + 1 == n)
+				return false;
+			/* SYSCALL, SYSENTER, LSS */
+			return code[i + 1] != 0x05 && code[i + 1] != 0x34 && code[i + 1] != 0xb2;
+		default:
+			return true;
+		}
+	}
+	return false;		/* the rest is in the next page */
+}
+
+/**
+ * up_step_ask - may the current thread be stepped, as it must not be stopped where it is?
+ * @t: current's registration
+ * @regs: its final user frame
+ * @why: the reason
+ * @strategies: what was asked for
+ * @taken: steps taken for it
+ * @most: and how many it may take
+ *
+ * Context: the hook, under t->lock; the thread is not held.
+ * Return: STEPPING: the hook will see to it by up_step_set(). Else why not, or @why.
+ */
+enum upreempt_reason up_step_ask(struct up_thread *t, const struct pt_regs *regs,
+				 enum upreempt_reason why, u32 strategies, u32 taken, u32 most)
+{
+	if (why != UPREEMPT_R_UNDECLARED && why != UPREEMPT_R_UNSAFE_RANGE)
+		return why;
+	if (!(strategies & UPREEMPT_BY_STEP) && !up_code_steps(t, regs->ip))
+		return why;
+	if (taken >= most)
+		return UPREEMPT_R_STEP_BUDGET;
+	if (regs->flags & X86_EFLAGS_TF || test_thread_flag(TIF_SINGLESTEP))
+		return UPREEMPT_R_SINGLE_STEP;
+	if (!hlist_is_singular_node(&t->pn.link, &current->preempt_notifiers) ||
+	    !up_step_fits(regs->ip))
+		return UPREEMPT_R_STEP_INSN;
+	t->step_ip = regs->ip;
+	return UPREEMPT_R_STEPPING;
+}
+
+/*
+ * Context: the end of the hook, under t->lock. Return: whether the thread will trap; not when it
+ * is held, or was sent elsewhere since up_step_ask().
+ */
+bool up_step_set(struct up_thread *t, struct pt_regs *regs)
+{
+	bool here = regs->ip == t->step_ip && !t->hold;
+
+	t->step_ip = 0;
+	if (!here)
+		return false;
+	t->stepping = true;
+	regs->flags |= X86_EFLAGS_TF;
+	return true;
+}
+
+/*
+ * A signal came in place of the trap: its frame, or that of the first of several, has our flag.
+ * The kernel wrote them a moment ago. What cannot be read now is caught by the trap that it will
+ * raise one day.
+ */
+static void up_step_mend(struct up_thread *t, const struct pt_regs *regs)
+{
+	struct pt_regs at = *regs;
+	struct sigcontext sc;
+	unsigned int i;
+
+	if (!up_at_signal_entry(&at) || !up_guard(UP_GUARD_STEP_FRAME))
+		return;
+	for (i = 0; i < UP_STEP_FRAMES && up_at_signal_entry(&at); i++) {
+		struct rt_sigframe __user *frame = (struct rt_sigframe __user *)at.sp;
+
+		if (copy_from_user_nofault(&sc, &frame->uc.uc_mcontext, sizeof(sc)))
+			break;
+		if (sc.flags & X86_EFLAGS_TF) {
+			sc.flags &= ~X86_EFLAGS_TF;
+			if (copy_to_user_nofault(&frame->uc.uc_mcontext.flags, &sc.flags,
+						 sizeof(sc.flags)))
+				break;
+			return;
+		}
+		at.sp = sc.sp;
+		at.di = sc.di;
+		at.si = sc.si;
+		at.dx = sc.dx;
+		at.ax = sc.ax;
+	}
+	t->step_lost = true;
+}
+
+/**
+ * up_step_end - the trap flag is the thread's own again
+ * @t: current's registration
+ * @regs: its user frame
+ *
+ * Context: interrupts off, also under rq->lock.
+ */
+void up_step_end(struct up_thread *t, struct pt_regs *regs)
+{
+	if (likely(!t->stepping))
+		return;
+	t->stepping = false;
+	if (regs->flags & X86_EFLAGS_TF)
+		regs->flags &= ~X86_EFLAGS_TF;
+	else
+		up_step_mend(t, regs);
+}
+
+/* Context: a trap, interrupts off. */
+static int up_step_trap(struct notifier_block *nb, unsigned long what, void *data)
+{
+	const struct die_args *args = data;
+	unsigned long *dr6;
+	struct up_thread *t;
+	bool ours;
+
+	if ((what != DIE_DEBUG && what != DIE_INT3) || !user_mode(args->regs))
+		return NOTIFY_DONE;
+	t = up_thread_current();
+	if (!t || !(t->stepping || t->step_lost))
+		return NOTIFY_DONE;
+	ours = t->stepping || !test_thread_flag(TIF_SINGLESTEP);
+	/* A breakpoint, of a debugger or a uprobe, before the step was made: the hook steps on. */
+	dr6 = (unsigned long *)args->err;
+	if (what == DIE_INT3 || !(*dr6 & DR_STEP) || !ours) {
+		up_step_end(t, args->regs);
+		return NOTIFY_DONE;
+	}
+	t->stepped = t->stepping;
+	t->stepping = true;
+	t->step_lost = false;
+	up_step_end(t, args->regs);
+	*dr6 &= ~DR_STEP;
+	current->thread.virtual_dr6 &= ~DR_STEP;
+	return *dr6 ? NOTIFY_DONE : NOTIFY_STOP;
+}
+
+static struct notifier_block up_step_notifier = {
+	.notifier_call = up_step_trap,
+	.priority = INT_MAX,		/* before uprobes, which lend themselves TF */
+};
+
+int up_step_init(void)
+{
+	return register_die_notifier(&up_step_notifier);
+}
+
+void up_step_exit(void)
+{
+	unregister_die_notifier(&up_step_notifier);
+}
