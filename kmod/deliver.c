@@ -424,8 +424,9 @@ static enum upreempt_reason up_verdict(struct up_thread *t, struct up_request *r
 		return stands ? up_frame_code(t, r, true, cap->rip) :
 				up_check_stop(t, regs, false);
 	case UPREEMPT_REDIRECT:
-		/* Held by us, or on its way into the gate of another domain. */
-		if (stands || (!redirected && cap->rip != regs->ip))
+		/* Held by us or another domain, or still on its way into the gate of one. */
+		if (stands || (!redirected &&
+			       (cap->rip != regs->ip || up_thread_held_elsewhere(t))))
 			return UPREEMPT_R_HELD;
 		return redirected ? UPREEMPT_R_SLOT_BUSY : up_check_redirect(t, regs);
 	default:

@@ -136,10 +136,13 @@ enum upreempt_reason up_check_off(struct up_thread *t, const struct pt_regs *reg
 	return reason ? reason : up_check_code(t, ip);
 }
 
-/* A thread that came by itself knows where it is. */
+/* A thread that came by itself knows where it is; one that is held elsewhere stays there. */
 static enum upreempt_reason up_check_table(struct up_thread *t, struct pt_regs *regs)
 {
-	return t->cooperating ? UPREEMPT_R_NONE : up_enforce_code(t, regs);
+	if (t->cooperating)
+		return UPREEMPT_R_NONE;
+	return up_thread_held_elsewhere(t) ? up_check_code(t, regs->ip) :
+					     up_enforce_code(t, regs);
 }
 
 /*

@@ -129,6 +129,26 @@ struct up_thread *up_thread_in(struct task_struct *task, const struct up_domain 
 	return t;
 }
 
+/*
+ * Does a stop in another domain than @t's hold the current thread? Then it has told where the
+ * thread is, and nothing may move it, in whatever order the hooks of its domains run.
+ * Context: interrupts off.
+ */
+bool up_thread_held_elsewhere(const struct up_thread *t)
+{
+	const struct preempt_notifier *pn;
+	const struct up_thread *other;
+
+	hlist_for_each_entry(pn, &current->preempt_notifiers, link) {
+		if (pn->ops != &up_preempt_ops)
+			continue;
+		other = container_of(pn, struct up_thread, pn);
+		if (other != t && (READ_ONCE(other->hold) || up_world_holds(other)))
+			return true;
+	}
+	return false;
+}
+
 /* How many notifiers each context switch of the current thread has to run. */
 static unsigned int up_registrations(void)
 {

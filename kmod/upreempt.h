@@ -432,6 +432,7 @@ void up_thread_put(struct up_thread *t);
 void up_thread_wake(struct up_thread *t, int whom);
 struct up_thread *up_thread_current(void);
 struct up_thread *up_thread_in(struct task_struct *task, const struct up_domain *d);
+bool up_thread_held_elsewhere(const struct up_thread *t);
 void up_zombie_add(struct up_thread *t);
 void up_zombie_settle(struct up_thread *t);
 unsigned long up_thread_true_ip(struct task_struct *task, const struct pt_regs *regs);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1 OR MIT
 /* Proves U10, M12: what a hostile or a careless program asks too much of ends typed, and nobody else pays. */
 #include "kselftest_harness.h"
-#include "../include/raw_target.h"
+#include "../include/raw_table.h"
 
 #define MAX_REGISTRATIONS	8
 
@@ -99,6 +99,69 @@ TEST(held_in_one_domain_and_redirected_in_another)
 		ASSERT_TRUE(raw_target_moves(&t));
 	}
 	ASSERT_EQ(0, raw_target_stop(&t));
+	raw_close(&a);
+	raw_close(&b);
+}
+
+/*
+ * A thread that a stop holds passes by all its hooks when a signal wakes it, and that of the other
+ * domain, registered first, comes first: it must neither redirect the thread nor set it back to
+ * the start of a sequence, because the stop has told where it is.
+ */
+TEST(held_in_one_domain_passes_the_hook_of_another)
+{
+	struct upreempt_event stop, sample;
+	struct twice w = { 0 };
+	struct raw_target t;
+	struct raw a, b;
+	struct upreempt_range again = {
+		.end = raw_spin_loop_end - raw_spin_loop, .cls = UPREEMPT_CODE_RESTART,
+	};
+	struct upreempt_code_add area;
+	uint64_t redirect, safe;
+	pid_t pid;
+
+	ASSERT_EQ(0, raw_domain(&a, 2, 16));
+	ASSERT_EQ(0, raw_domain(&b, 2, 16));
+	area = raw_area(raw_spin_loop, raw_spin_loop_end, UPREEMPT_CODE_SAFE, &again, 1);
+	ASSERT_EQ(0, raw_code_add(&a, &area));
+	raw_target_init(&t, &a, body_spin_registered_twice, RAW_LANDING);
+	w.other = &b;
+	t.user = &w;
+	ASSERT_EQ(0, raw_target_start(&t));
+	ASSERT_TRUE(RAW_UNTIL(w.ready));
+	ASSERT_EQ(1, w.ready);
+	ASSERT_TRUE(raw_target_moves(&t));
+
+	ASSERT_EQ(0, raw_ask(&b, 0, UPREEMPT_STOP, 0, &stop));
+	ASSERT_EQ(UPREEMPT_LANDED, stop.outcome);
+	ASSERT_EQ(0, raw_post(&a, t.slot, UPREEMPT_REDIRECT, 0, 0, &redirect));
+	ASSERT_EQ(0, raw_post(&a, t.slot, UPREEMPT_SAMPLE, UPREEMPT_REQ_SAFE, 0, &safe));
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		for (int i = 0; i < 10; i++) {
+			kill(getppid(), SIGSTOP);
+			if (!RAW_UNTIL(raw_state(t.tid) == 'T'))
+				_exit(1);
+			kill(getppid(), SIGCONT);
+			raw_sleep_us(5000);
+		}
+		_exit(0);
+	}
+	EXPECT_EQ(0, raw_reap(pid, RAW_LONG_MS));
+	ASSERT_EQ(0, raw_ask(&b, 0, UPREEMPT_SAMPLE, 0, &sample));
+	EXPECT_EQ(stop.regs.rip, sample.regs.rip);
+	EXPECT_EQ(stop.regs.rsp, sample.regs.rsp);
+	EXPECT_TRUE(raw_target_still(&t));
+	ASSERT_EQ(0, raw_release(&b, 0, stop.seq));
+	ASSERT_EQ(0, raw_wait(&a, t.slot, redirect, RAW_LONG_MS, &sample));
+	EXPECT_EQ(UPREEMPT_LANDED, sample.outcome);
+	EXPECT_NE(0, sample.attempts);
+	ASSERT_EQ(0, raw_wait(&a, t.slot, safe, RAW_LONG_MS, &sample));
+	EXPECT_EQ(UPREEMPT_LANDED, sample.outcome);
+	EXPECT_TRUE(raw_target_moves(&t));
+	EXPECT_EQ(0, raw_target_stop(&t));
 	raw_close(&a);
 	raw_close(&b);
 }
