@@ -38,7 +38,7 @@ apt_update_once() {
 	[ -z "${APT_UPDATED:-}" ] || return 0
 	APT_UPDATED=1
 	say "apt-get update"
-	run_quiet "$OUT/log/apt-update.log" as_root apt-get -q update ||
+	run_quiet "$OUT/log/apt-update.log" as_root env ${APT_CONFIG:+APT_CONFIG="$APT_CONFIG"} apt-get -q update ||
 		say "apt-get update failed: going on with the package lists at hand"
 }
 
@@ -50,3 +50,6 @@ apt_fetch() {
 	(cd "$dir" && run_quiet "$OUT/log/apt-download.log" \
 		apt-get -q -o APT::Sandbox::User="$(id -un)" download "$@")
 }
+
+# of_trixie SERIES: is it one of the kernels that need a Debian 13 (tools/build/trixie.sh) to be built?
+of_trixie() { [[ $1 == [7-9].* ]]; }

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: LGPL-2.1 OR MIT
 # Build the module for one kernel: module.sh SERIES [W=1] [C=2]
 #
-# SERIES is 6.1 or 6.12 (fetched by kernel.sh) or `live` (the running kernel's own headers).
+# SERIES is one that kernel.sh has fetched, or `live` (the running kernel's own headers).
 # The sources are copied first: kbuild writes beside them, and two kernels must not share objects.
 #   out/kmod/SERIES/upreempt.ko          the module
 #   out/kmod/SERIES/inject/upreempt.ko   the test build, with inject points and switchable guards
@@ -10,7 +10,7 @@
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
-series=${1:?usage: module.sh 6.1|6.12|live [make variables]}
+series=${1:?usage: module.sh SERIES|live [make variables]}
 shift
 src=${MODULE_SRC:-$TOP}
 
@@ -51,6 +51,13 @@ add_btf() {
 	bpftool -B "$base" btf dump file "$ko" >/dev/null || die "the BTF in $ko cannot be read"
 }
 
+# Make, where the kernel's own tools run.
+kbuild() {
+	local in=()
+	! of_trixie "$series" || in=("$TOP/tools/build/trixie.sh" run)
+	${in[@]+"${in[@]}"} make -s -C "$kdir" M="$dir" "$@"
+}
+
 # Two callers at once (a person and a test run) take turns.
 mkdir -p "$OUT/build" "$OUT/log"
 exec 9>"$OUT/build/$series.lock"
@@ -68,7 +75,7 @@ for variant in normal inject; do
 	mkdir -p "$result"
 	sync_sources "$dir"
 	status=0
-	make -s -C "$kdir" M="$dir" "${flags[@]}" modules >"$log" 2>&1 || status=$?
+	kbuild "${flags[@]}" modules >"$log" 2>&1 || status=$?
 	# Where vmlinux is missing kbuild remarks that it skips BTF, which add_btf makes good.
 	sed -i '/^Skipping BTF generation/d' "$log"
 	cat "$log" >&2
