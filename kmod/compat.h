@@ -49,21 +49,27 @@ static inline void up_eventfd_signal(struct eventfd_ctx *ctx)
 /* The user address of the current thread's rseq area, or NULL. */
 static inline struct rseq __user *up_current_rseq(void)
 {
-#ifdef CONFIG_RSEQ
-	return current->rseq;
-#else
+#ifndef CONFIG_RSEQ
 	return NULL;
+#elif defined(UP_HAVE_RSEQ_USRPTR)	/* since 6.19 */
+	return current->rseq.usrptr;
+#else
+	return current->rseq;
 #endif
 }
 
 static inline struct fpu *up_task_fpu(struct task_struct *task)
 {
-#ifdef UP_HAVE_X86_TASK_FPU		/* since 6.16 */
-	return x86_task_fpu(task);
+#ifdef UP_HAVE_X86_TASK_FPU		/* since 6.16; with CONFIG_X86_DEBUG_FPU not exported */
+	return (void *)task + sizeof(*task);
 #else
 	return &task->thread.fpu;
 #endif
 }
+
+#ifndef UP_HAVE_RDMSRQ			/* before 6.16 */
+#define rdmsrq(msr, val)	rdmsrl(msr, val)
+#endif
 
 #endif /* __ASSEMBLY__ */
 #endif /* _UPREEMPT_COMPAT_H */

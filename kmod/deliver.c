@@ -55,7 +55,7 @@ static const struct upreempt_regs *up_capture(struct up_thread *t, const struct 
 	r->sigmask = task->blocked.sig[0];
 	if (task == current) {
 		r->fs_base = x86_fsbase_read_cpu();
-		rdmsrl(MSR_KERNEL_GS_BASE, r->gs_base);
+		rdmsrq(MSR_KERNEL_GS_BASE, r->gs_base);
 	} else {
 		r->fs_base = task->thread.fsbase;
 		r->gs_base = task->thread.gsbase;

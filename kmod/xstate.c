@@ -4,9 +4,10 @@
  * held is switched out, and with it goes all its state into kernel memory: it can be read
  * there, and the thread need not land and save it for a collector that may never look.
  */
-#include <asm/fpu/api.h>
+#include <linux/elf.h>
 #include <linux/hrtimer.h>
 #include <linux/mm.h>
+#include <linux/regset.h>
 #include <linux/sched/signal.h>
 
 #include "upreempt.h"
@@ -32,11 +33,30 @@ static bool up_stands(struct up_thread *t)
 	return stands;
 }
 
-/* Return: 0, -EAGAIN (it is on a CPU), -ENOSPC, -ESRCH. */
+/*
+ * As ptrace would read it; only that reader is there for every module.
+ * Context: @task is switched out and stays it.
+ */
+static int up_xstate_copy(struct task_struct *task, void *to, u32 bytes)
+{
+	const struct user_regset_view *view = task_user_regset_view(task);
+	unsigned int type = boot_cpu_has(X86_FEATURE_XSAVE) ? NT_X86_XSTATE : NT_PRFPREG;
+	unsigned int i;
+	int ret;
+
+	for (i = 0; i < view->n; i++) {
+		if (view->regsets[i].core_note_type != type)
+			continue;
+		ret = regset_get(task, &view->regsets[i], bytes, to);
+		return min(ret, 0);
+	}
+	return -ENODEV;
+}
+
+/* Return: 0, -EAGAIN (it is on a CPU), -ENOSPC, -ESRCH, -ENODEV. */
 static int up_xstate_read(struct up_thread *t, struct upreempt_xstate *arg, void *to, u32 room)
 {
-	struct fpu_guest guest = { };
-	struct fpstate *state;
+	const struct fpstate *state;
 	unsigned long flags;
 	int ret = -EAGAIN;
 
@@ -47,15 +67,11 @@ static int up_xstate_read(struct up_thread *t, struct upreempt_xstate *arg, void
 		ret = -ESRCH;
 	} else if (up_switched_out(t)) {
 		state = up_task_fpu(t->task)->fpstate;
-		guest.fpstate = state;
 		arg->bytes = state->user_size;
 		arg->features = state->user_xfeatures;
 		ret = -ENOSPC;
-		if (room >= arg->bytes) {
-			fpu_copy_guest_fpstate_to_uabi(&guest, to, arg->bytes, arg->features,
-						       t->task->thread.pkru);
-			ret = 0;
-		}
+		if (room >= arg->bytes)
+			ret = up_xstate_copy(t->task, to, arg->bytes);
 	}
 	up_unpin(t);
 restore:

@@ -41,11 +41,11 @@ make_root() {
 	as_root touch "$root/.complete"
 }
 
-# In a mount namespace of its own, which takes its mounts along when it ends.
+# In a mount namespace of its own, which takes its mounts along when it ends. objtool wants /proc.
 run_in_root() {
 	# shellcheck disable=SC2016 # the inner shell expands it
 	as_root unshare -m sh -c 'root=$1 out=$2 user=$3; shift 3
-		mkdir -p "$root$out" && mount --bind "$out" "$root$out" &&
+		mkdir -p "$root$out" && mount --bind "$out" "$root$out" && mount --bind /proc "$root/proc" &&
 			exec chroot --userspec="$user" "$root" "$@"' sh "$root" "$OUT" "$(id -u):$(id -g)" "$@"
 }
 
