@@ -5,6 +5,7 @@ OUT := $(abspath out)
 VERSION := $(shell cat VERSION)
 PREFIX ?= /usr/local
 KERNELS := 6.1 6.12
+MATRIX := 6.1 6.1-rt 6.1-cloud 6.12 6.12-rt 7.3 7.3-rt
 KERNEL ?= 6.1
 
 SHELL := /bin/bash
@@ -13,7 +14,7 @@ DEPS := tools/build/deps.sh
 SUB = $(MAKE) $(if $(V),,-s) --no-print-directory OUT=$(OUT)
 export OUT
 
-.PHONY: all help lib bpf tools bench-tool kmod kernels source tests run check check-debug lint bench install clean distclean
+.PHONY: all help lib bpf tools bench-tool kmod kernels source tests run check check-matrix check-debug lint bench install clean distclean
 .DEFAULT_GOAL := all
 
 all: lib tools ## the library and the commands
@@ -21,7 +22,7 @@ all: lib tools ## the library and the commands
 help: ## this list
 	@echo "upreempt $(VERSION): preempt, inspect, redirect and resume user threads"
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | \
-		awk -F ':.*## ' '{ printf "  make %-11s %s\n", $$1, $$2 }'
+		awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
 	@echo "  variables: LIVE=1 (run: this kernel, no VM)  KERNEL=6.1|6.12 (run, bench)  DESTDIR= PREFIX= (install)"
 	@echo "             SKIP_DEPS=1 (install no packages)  V=1 (show commands)"
 
@@ -58,6 +59,11 @@ check: ## every test, on the host and in VMs; the last line counts them
 	@$(SUB) tests kmod
 	@selftests/run.sh
 
+check-matrix: ## what needs a kernel, on more of them: real-time, cloud, 7.3
+	@$(DEPS) check-matrix
+	@$(SUB) tests kmod KERNELS='$(MATRIX)'
+	@selftests/run.sh --place vm --place script $(MATRIX:%=--kernel %)
+
 check-debug: ## the module's tests on kernels that find bugs (KASAN, lockdep, KCSAN)
 	@$(DEPS) check-debug
 	@$(SUB) tests
@@ -77,7 +83,7 @@ install: all ## library, headers, command and manual pages, under $(DESTDIR)$(PR
 	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' tools/build/install.sh
 
 clean: ## remove what was built; keep fetched kernels
-	rm -rf $(filter-out $(OUT)/kernels $(OUT)/debug $(OUT)/source $(OUT)/kselftest,$(wildcard $(OUT)/*))
+	rm -rf $(filter-out $(OUT)/kernels $(OUT)/trixie $(OUT)/trixie.apt $(OUT)/debug $(OUT)/source $(OUT)/kselftest,$(wildcard $(OUT)/*))
 
 distclean: ## remove out/ altogether
 	rm -rf $(OUT)

@@ -13,6 +13,7 @@
 #include <linux/eventfd.h>
 #include <linux/hrtimer.h>
 #include <linux/mm.h>
+#include <linux/rseq.h>
 #include <linux/sched.h>
 
 #ifndef UP_HAVE_VM_FLAGS_SET		/* before 6.3 */
@@ -55,6 +56,16 @@ static inline struct rseq __user *up_current_rseq(void)
 	return current->rseq.usrptr;
 #else
 	return current->rseq;
+#endif
+}
+
+/* Make the next return to user mode read the current thread's rseq area, with faults. */
+static inline void up_rseq_touch(void)
+{
+#ifdef UP_HAVE_RSEQ_USRPTR
+	rseq_force_update();
+#else
+	set_tsk_thread_flag(current, TIF_NOTIFY_RESUME);
 #endif
 }
 

@@ -354,6 +354,10 @@ static bool up_list_is_ours(void)
 /* Context: interrupts off; @t is current and wanted. */
 void up_arm(struct up_thread *t, enum up_arm_from from)
 {
+	if (unlikely(t->rseq_fault)) {
+		t->rseq_fault = false;
+		up_rseq_touch();
+	}
 	/* An IPI, or a kick of its own, may still find a thread that has detached itself. */
 	if (t->armed || atomic_read(&t->where) == UP_DEAD || current->flags & PF_EXITING)
 		return;

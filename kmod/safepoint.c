@@ -14,10 +14,10 @@
 /*
  * The kernel aborts an rseq section when the thread is preempted inside it. A redirect
  * moves the PC out of the section, so that later preemption would go unnoticed and the
- * section be resumed half way: refuse. When the area cannot be read without a fault, ask
- * the kernel's exit loop to touch it, which it does at the next return.
+ * section be resumed half way: refuse. When the area cannot be read without a fault, the
+ * kernel's exit loop has to touch it; that is over here, so it is asked before the next try.
  */
-static enum upreempt_reason up_check_rseq(unsigned long ip)
+static enum upreempt_reason up_check_rseq(struct up_thread *t, unsigned long ip)
 {
 	struct rseq __user *area = up_current_rseq();
 	struct rseq_cs cs;
@@ -39,7 +39,7 @@ static enum upreempt_reason up_check_rseq(unsigned long ip)
 		goto fault;
 	return ip - cs.start_ip < cs.post_commit_offset ? UPREEMPT_R_RSEQ : UPREEMPT_R_NONE;
 fault:
-	set_tsk_thread_flag(current, TIF_NOTIFY_RESUME);
+	t->rseq_fault = true;
 	return UPREEMPT_R_RSEQ_FAULT;
 }
 
@@ -117,7 +117,7 @@ static enum upreempt_reason up_check_common(struct up_thread *t, const struct pt
 {
 	enum upreempt_reason reason = up_check_frame(t, regs, regs->ip, true);
 
-	return reason ? reason : up_check_rseq(regs->ip);
+	return reason ? reason : up_check_rseq(t, regs->ip);
 }
 
 /*

@@ -161,6 +161,7 @@ struct up_thread {
 	bool arrived;			/* sched_in waits for the pin */
 	bool armed;			/* only by the thread itself, interrupts off */
 	bool cooperating;		/* only by the thread itself: at the return of POLL */
+	bool rseq_fault;		/* the same: its rseq area wants touching, see safepoint.c */
 	bool w_listed;			/* on world->off */
 
 	struct user_return_notifier urn;

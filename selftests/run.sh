@@ -1,9 +1,10 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1 OR MIT
 # `make check`: the sources, the host's tests, then every test machine. The last line counts single TAP results.
+# `make check-matrix`: what needs a kernel, on more of Debian's.
 # `make check-debug`: what concerns the module, on kernels that find bugs (tools/build/debug-kernel.sh).
 #
-#   run.sh [--only REGEX] [--place lint|host|vm|script]... [--kernel 6.1|6.12|debug-kasan|debug-kcsan]...
+#   run.sh [--only REGEX] [--place lint|host|vm|script]... [--kernel 6.1|6.12-rt|debug-kasan...]...
 # A machine that panics, whose kernel log holds a splat or cannot be read, or that stops half way is one failed
 # result more, whatever its programs printed.
 set -uo pipefail
@@ -49,16 +50,39 @@ run_lint() {
 	fi
 }
 
-# Debian's kernels preempt themselves only where they ask; users' may do it anywhere. One of each.
+# Each model of preemption on one version at least: only where the kernel asks, anywhere, anywhere but not at once.
+# Real-time kernels have but one and do not listen.
 preemption() { # KERNEL
-	case $1 in 6.1) echo voluntary ;; *) echo full ;; esac
+	case $1 in 6.1*) echo voluntary ;; 7.*) echo lazy ;; *) echo full ;; esac
+}
+
+# Why a kernel that was asked for cannot be run, if so.
+missing() { # KERNEL
+	local dir=$OUT/kernels/$1
+	if [ ! -e "$dir/release" ]; then
+		echo "this machine's package sources do not have it"
+	elif ! modprobe -d "$dir" -S "$(cat "$dir/release")" --show-depends 9p >/dev/null 2>&1; then
+		echo "it has no 9p, by which the test machine reads its files; the module was built"
+	else
+		return 1
+	fi
+}
+
+skip_kernel() { # KERNEL REASON
+	echo "ok 1 kernel $1 # SKIP $2" >"$check/vm-$1.tap"
+	echo "vm-$1 0 0 1 0" >"$check/vm-$1.sum"
+	echo "  skip $1: $2"
 }
 
 # Power-on to the last test: the sum of all limits would be hours, so a machine has a limit of its own.
 run_vm() {
-	local kernel=$1 status=0 limit=1200
+	local kernel=$1 status=0 limit=1200 why
 	[[ $kernel != debug-* ]] || limit=5400
 	echo "vm-$kernel"
+	if why=$(missing "$kernel"); then
+		skip_kernel "$kernel" "$why"
+		return
+	fi
 	[ -e "$OUT/kmod/$kernel/inject/upreempt.ko" ] || { add_failure "vm-$kernel" "there is no module for it"; return; }
 	selftests/vm/run.sh --kernel "$kernel" --append "preempt=$(preemption "$kernel")" \
 		--timeout "${UPREEMPT_VM_LIMIT:-$limit}" --log "$check/vm-$kernel.log" \
@@ -70,6 +94,12 @@ run_vm() {
 	esac
 }
 
+run_scripts() { # KERNEL
+	! missing "$1" >/dev/null || return 0	# said by run_vm
+	echo "script-$1"
+	selftests/runlist.sh script "$1"
+}
+
 # In braces, so that the shell has read it all before a long run starts: the file may change meanwhile.
 {
 for place in "${places[@]}"; do
@@ -77,7 +107,7 @@ for place in "${places[@]}"; do
 	lint) [ -n "${ONLY:-}" ] || run_lint ;;
 	host) echo host; selftests/runlist.sh host ;;
 	vm) for k in "${kernels[@]}"; do run_vm "$k"; done ;;
-	script) for k in "${kernels[@]}"; do echo "script-$k"; selftests/runlist.sh script "$k"; done ;;
+	script) for k in "${kernels[@]}"; do run_scripts "$k"; done ;;
 	*) die "no such place: $place" ;;
 	esac
 done

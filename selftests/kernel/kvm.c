@@ -121,7 +121,7 @@ TEST_F(kvm, running_a_guest_counts_as_a_system_call)
 	struct upreempt_event e;
 
 	if (self->none)
-		SKIP(return, "this CPU runs no virtual machines");
+		SKIP(return, "this kernel runs no virtual machines on this CPU");
 	for (uint64_t i = 0, n = raw_scale(300); i < n; i++) {
 		ASSERT_EQ(0, raw_ask(&self->r, self->t.slot, UPREEMPT_SAMPLE, 0, &e));
 		ASSERT_EQ(UPREEMPT_BLOCKED, e.outcome);
@@ -147,7 +147,7 @@ TEST_F(kvm, redirect_lands_when_the_guest_is_left)
 	int ret = 0;
 
 	if (self->none)
-		SKIP(return, "this CPU runs no virtual machines");
+		SKIP(return, "this kernel runs no virtual machines on this CPU");
 	for (uint64_t i = 0, n = raw_scale(300); i < n; i++) {
 		int entries = vcpu.entries;
 

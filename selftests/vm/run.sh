@@ -10,7 +10,8 @@ set -euo pipefail
 
 usage() {
 	cat <<-END
-	usage: selftests/vm/run.sh --kernel 6.1|6.12|debug-kasan|debug-kcsan [options] -- COMMAND [ARGUMENT...]
+	usage: selftests/vm/run.sh --kernel SERIES [options] -- COMMAND [ARGUMENT...]
+	  --kernel SERIES              one of out/kernels: 6.1, 6.12-rt, debug-kasan... (6.1)
 	  --module normal|inject|none  load this build of upreempt.ko first, unload it after (none)
 	  --smp N --mem MB             size of the machine (2 CPUs, 2048 MB)
 	  --append WORDS               more words for the kernel command line (they win)

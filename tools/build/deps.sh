@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1 OR MIT
-# Install the Debian packages that a target needs and that are missing: deps.sh build|run|check|bench...
+# Install the Debian packages that a target needs and that are missing: deps.sh build|run|check|check-matrix|bench...
 # A machine that has them all is left alone and pays one dpkg-query. SKIP_DEPS=1 skips even that.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
@@ -10,6 +10,7 @@ BUILD="make gcc g++ libc6-dev binutils pkg-config xz-utils bzip2 gcc-12 linux-co
 BENCH="golang-go"
 VM="qemu-system-x86 cpio procps iproute2 util-linux"
 DEBUG="flex bison bc"
+MATRIX="debootstrap gdb"
 CHECK="sparse shellcheck cppcheck mandoc gdb python3-sphinx"
 
 packages=()
@@ -21,8 +22,9 @@ for set in "${@:-build}"; do
 	run) packages+=($BUILD $VM) ;;
 	bench) packages+=($BUILD $VM $BENCH) ;;
 	check-debug) packages+=($BUILD $VM $DEBUG) ;;
+	check-matrix) packages+=($BUILD $VM $MATRIX) ;;
 	check) packages+=($BUILD $VM $CHECK) ;;
-	*) die "unknown set '$set' (build, run, bench, check or check-debug)" ;;
+	*) die "unknown set '$set' (build, run, bench, check, check-matrix or check-debug)" ;;
 	esac
 done
 

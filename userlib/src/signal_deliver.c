@@ -479,10 +479,26 @@ void sig_timer_at(struct upreempt_thread *t, uint64_t ns)
 }
 
 /*
+ * A signal that is pending takes in all that follow. Kernels from 6.13 on drop the timer's when
+ * the timer is set anew, and not before the thread comes to take it: what it has taken in by then
+ * is lost. So take it now. Whoever kicked has counted before, and whoever counts later is not
+ * taken in. Return: whether there was one that counts.
+ */
+static bool take_signal(const struct upreempt_thread *t)
+{
+	const struct timespec now = { 0 };
+	uint64_t set = 1ULL << (t->signo - 1);
+
+	return upreempt_syscall(SYS_rt_sigtimedwait, (long)&set, 0, (long)&now, sizeof(set),
+				0, 0) > 0;
+}
+
+/*
  * When to look again. What upreempt_enable() or the start of the world lets in needs no
  * timer but for its deadline; everything else is tried again soon, and less and less often.
+ * Return: whether the thread has to look again at once.
  */
-static void arm(struct upreempt_thread *t, uint64_t deadline)
+static bool arm(struct upreempt_thread *t, uint64_t deadline)
 {
 	struct sig_thread *s = t->sig;
 	struct sig_request *r = s->rq;
@@ -504,8 +520,10 @@ static void arm(struct upreempt_thread *t, uint64_t deadline)
 	}
 	if (earlier(deadline, at))
 		at = deadline;
-	if (at)
-		sig_timer_at(t, at);
+	if (!at)
+		return false;
+	sig_timer_at(t, at);
+	return take_signal(t);
 }
 
 /*
@@ -526,6 +544,8 @@ static void deliver(struct upreempt_thread *t, ucontext_t *uc)
 {
 	struct upreempt_regs regs;
 	uint64_t deadline;
+	bool again = false;
+	uint32_t word;
 
 	/* Before the look: who asks from here on sets it himself. */
 	__atomic_store_n(&t->sig->timer_ns, 0, __ATOMIC_SEQ_CST);
@@ -537,16 +557,21 @@ static void deliver(struct upreempt_thread *t, ucontext_t *uc)
 	capture(&regs, uc);
 	t->sig->coop = takes_mark(t, &regs);
 	expire(t, &regs, 0);
-	serve_stops(t, uc, &regs);
-	while (held(t, uc, &regs)) {
-		hold(t, uc, &regs);
+	for (;;) {
+		word = __atomic_load_n(&t->sig->word, __ATOMIC_SEQ_CST);
 		serve_stops(t, uc, &regs);
+		if (!held(t, uc, &regs))
+			break;
+		hold(t, uc, &regs);
 	}
 	serve_redirects(t, uc, &regs);
 	serve_samples(t, uc, &regs);
 	deadline = expire(t, &regs, 0);
 	if (deadline || __atomic_load_n(&t->slot->pending, __ATOMIC_SEQ_CST))
-		arm(t, deadline);
+		again = arm(t, deadline);
+	/* Asked for since it looked: that signal may be taken, too. */
+	if (again || word != __atomic_load_n(&t->sig->word, __ATOMIC_SEQ_CST))
+		upreempt_syscall(SYS_tgkill, t->pid, t->tid, t->signo, 0, 0, 0);
 }
 
 void sig_handler(int signo, siginfo_t *info, void *context)
