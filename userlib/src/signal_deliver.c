@@ -481,16 +481,19 @@ void sig_timer_at(struct upreempt_thread *t, uint64_t ns)
 /*
  * A signal that is pending takes in all that follow. Kernels from 6.13 on drop the timer's when
  * the timer is set anew, and not before the thread comes to take it: what it has taken in by then
- * is lost. So take it now. Whoever kicked has counted before, and whoever counts later is not
- * taken in. Return: whether there was one that counts.
+ * is lost. So take it now, and the kick that it may stand behind. Whoever kicked has counted
+ * before, and whoever counts later is not taken in. Return: whether there was one that counts.
  */
 static bool take_signal(const struct upreempt_thread *t)
 {
 	const struct timespec now = { 0 };
 	uint64_t set = 1ULL << (t->signo - 1);
+	bool any = false;
 
-	return upreempt_syscall(SYS_rt_sigtimedwait, (long)&set, 0, (long)&now, sizeof(set),
-				0, 0) > 0;
+	while (upreempt_syscall(SYS_rt_sigtimedwait, (long)&set, 0, (long)&now, sizeof(set),
+				0, 0) > 0)
+		any = true;
+	return any;
 }
 
 /*
