@@ -468,8 +468,10 @@ static void up_hook_requests(struct up_thread *t, struct pt_regs *regs, bool hel
 		if (t->stepped && r->reason == UPREEMPT_R_STEPPING)
 			r->event.steps++;
 		if (reason && !held && !t->hold && !redirect)
-			reason = up_step_ask(t, regs, reason, r->strategies, r->event.steps,
+			reason = up_strategy(t, regs, reason, r->strategies, r->event.steps,
 					     r->steps);
+		if (reason == UPREEMPT_R_RETURNING)
+			r->event.strategy |= UPREEMPT_BY_RETURN;
 		if (regs->ip != ip || reason == UPREEMPT_R_POLL_SET)
 			cap = up_capture(t, regs);
 		if (up_reason_is_final(reason)) {
@@ -609,6 +611,9 @@ void up_hook(struct user_return_notifier *urn)
 	if (t->step_ip && !up_step_set(t, regs))
 		up_retry_later(t);
 	t->stepped = false;
+	if (!t->return_asked)
+		up_return_drop(t);
+	t->return_asked = false;
 	t->cooperating = false;
 	up_attention_update(t);
 	if (!up_wanted(t))

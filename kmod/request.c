@@ -148,6 +148,7 @@ void up_attention_update(struct up_thread *t)
 	/* HOLD, CLOSE and a stop may need the timer too: up_arm() could not arm the hook. */
 	if (attention || up_world_holds(t))
 		return;
+	up_return_drop(t);
 	t->retry_ns = 0;
 	if (t->timer_ns && hrtimer_try_to_cancel(&t->timer) >= 0)
 		t->timer_ns = 0;
@@ -180,7 +181,8 @@ void __up_request_complete(struct up_thread *t, struct up_request *r,
 	ev->frame = frame;
 	ev->final_ns = ktime_get_ns();
 	ev->cpu = raw_smp_processor_id();
-	ev->strategy = ev->steps ? UPREEMPT_BY_STEP : 0;
+	if (ev->steps)
+		ev->strategy |= UPREEMPT_BY_STEP;
 	if (!regs)
 		ev->regs = (struct upreempt_regs){ .rip = r->last_ip };
 	else if (regs != &ev->regs)	/* see up_capture() */

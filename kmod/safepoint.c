@@ -206,3 +206,35 @@ bool up_reason_is_final(enum upreempt_reason reason)
 	return reason == UPREEMPT_R_STACK_BOUNDS || reason == UPREEMPT_R_STACK_ROOM ||
 	       reason == UPREEMPT_R_NO_GATE;
 }
+
+/**
+ * up_strategy - what is done about the current thread, which must not be stopped where it is?
+ * @t: current's registration
+ * @regs: its final user frame
+ * @why: the reason
+ * @strategies: what was asked for
+ * @taken: steps taken for it
+ * @most: and how many it may take
+ *
+ * Whole functions of others are left at their return, sequences of one's own step by step; what
+ * finds no return is stepped, too.
+ *
+ * Context: the hook, under t->lock; the thread is not held.
+ * Return: STEPPING; another reason: try again later.
+ */
+enum upreempt_reason up_strategy(struct up_thread *t, const struct pt_regs *regs,
+				 enum upreempt_reason why, u32 strategies, u32 taken, u32 most)
+{
+	enum upreempt_reason reason;
+	bool steps;
+
+	if (why != UPREEMPT_R_UNDECLARED && why != UPREEMPT_R_UNSAFE_RANGE)
+		return why;
+	steps = strategies & UPREEMPT_BY_STEP || up_code_steps(t, regs->ip);
+	if (strategies & UPREEMPT_BY_RETURN && (why == UPREEMPT_R_UNDECLARED || !steps)) {
+		reason = up_return_ask(t, regs);
+		if (reason == UPREEMPT_R_RETURNING || !steps)
+			return reason;
+	}
+	return steps ? up_step_ask(t, regs, taken, most) : why;
+}

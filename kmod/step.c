@@ -65,21 +65,15 @@ static bool up_step_fits(unsigned long ip)
  * up_step_ask - may the current thread be stepped, as it must not be stopped where it is?
  * @t: current's registration
  * @regs: its final user frame
- * @why: the reason
- * @strategies: what was asked for
  * @taken: steps taken for it
  * @most: and how many it may take
  *
  * Context: the hook, under t->lock; the thread is not held.
- * Return: STEPPING: the hook will see to it by up_step_set(). Else why not, or @why.
+ * Return: STEPPING: the hook will see to it by up_step_set(). Else why not.
  */
-enum upreempt_reason up_step_ask(struct up_thread *t, const struct pt_regs *regs,
-				 enum upreempt_reason why, u32 strategies, u32 taken, u32 most)
+enum upreempt_reason up_step_ask(struct up_thread *t, const struct pt_regs *regs, u32 taken,
+				 u32 most)
 {
-	if (why != UPREEMPT_R_UNDECLARED && why != UPREEMPT_R_UNSAFE_RANGE)
-		return why;
-	if (!(strategies & UPREEMPT_BY_STEP) && !up_code_steps(t, regs->ip))
-		return why;
 	if (taken >= most)
 		return UPREEMPT_R_STEP_BUDGET;
 	if (regs->flags & X86_EFLAGS_TF || test_thread_flag(TIF_SINGLESTEP))

@@ -237,6 +237,7 @@ static void up_thread_reap(struct work_struct *work)
 
 	hrtimer_cancel(&t->timer);
 	irq_work_sync(&t->irq_work);
+	up_return_free(t);
 
 	mutex_lock(&up_domains_lock);
 	list_del(&t->all);
@@ -265,6 +266,8 @@ static void up_thread_irq_work(struct irq_work *work)
 		wake_up(&t->room);
 	if (test_and_clear_bit(UP_WAKE_GATE, &t->irq_flags))
 		wake_up_all(&t->gate_wait);
+	if (test_and_clear_bit(UP_IRQ_RETURN, &t->irq_flags))
+		queue_work(up_wq, &t->return_work);
 	if (test_and_clear_bit(UP_IRQ_REAP, &t->irq_flags))
 		queue_rcu_work(up_wq, &t->reap);
 }
@@ -509,6 +512,7 @@ static void up_thread_init(struct up_thread *t, struct up_domain *d, u32 index,
 	init_waitqueue_head(&t->gate_wait);
 	init_irq_work(&t->irq_work, up_thread_irq_work);
 	INIT_RCU_WORK(&t->reap, up_thread_reap);
+	INIT_WORK(&t->return_work, up_return_work);
 	hrtimer_setup(&t->timer, up_timer, CLOCK_MONOTONIC, HRTIMER_MODE_ABS_PINNED_HARD);
 	INIT_CSD(&t->csd, up_ipi, t);
 	preempt_notifier_init(&t->pn, &up_preempt_ops);

@@ -99,7 +99,8 @@ TRACE_EVENT(upreempt_arm,
 	),
 	TP_printk("domain=%u tid=%u from=%s", __entry->domain, __entry->tid,
 		  __print_symbolic(__entry->from, { 0, "self" }, { 1, "ipi" },
-				   { 2, "sched_in" }, { 3, "timer" }, { 4, "gate" }))
+				   { 2, "sched_in" }, { 3, "timer" }, { 4, "gate" },
+				   { 5, "return" }))
 );
 
 TRACE_EVENT(upreempt_defer,

@@ -76,6 +76,7 @@
 #define UP_MAX_REQUESTS		16
 #define UP_LANDING_MAX		65536UL
 #define UP_GATE_DEPTH		4
+#define UP_RETURNS		3	/* of the four debug registers */
 #define UP_MAX_REGISTRATIONS	8	/* of one thread, in as many domains */
 #define UP_MAX_ZOMBIES		1024
 #define UP_SWITCH_SPINS		1000
@@ -95,7 +96,9 @@
 #define UP_ATT_RESUME	BIT(3)	/* registers wait to be loaded */
 #define UP_ATT_WANTED	BIT(4)	/* a REDIRECT that the hook has not seen yet */
 
-enum up_arm_from { UP_FROM_SELF, UP_FROM_IPI, UP_FROM_SCHED_IN, UP_FROM_TIMER, UP_FROM_GATE };
+enum up_arm_from {
+	UP_FROM_SELF, UP_FROM_IPI, UP_FROM_SCHED_IN, UP_FROM_TIMER, UP_FROM_GATE, UP_FROM_RETURN
+};
 
 enum up_req_state {
 	UP_REQ_FREE = 0,
@@ -123,7 +126,7 @@ struct up_request {
 struct up_counters {
 	u64 kinds[8];
 	u64 outcomes[8];
-	u64 deferrals[32];
+	u64 deferrals[48];
 	u64 ipis;
 	u64 hooks;
 	u64 gated;
@@ -161,7 +164,7 @@ struct up_thread {
 	bool arrived;			/* sched_in waits for the pin */
 	bool armed;			/* only by the thread itself, interrupts off */
 	bool cooperating;		/* only by the thread itself: at the return of POLL */
-	bool rseq_fault;		/* the same: its rseq area wants touching, see safepoint.c */
+	bool rseq_fault;		/* the same: its rseq area is to be touched */
 	bool w_listed;			/* on world->off */
 
 	struct user_return_notifier urn;
@@ -195,6 +198,13 @@ struct up_thread {
 	bool step_lost;			/* a trap flag of ours may be where we could not clear it */
 	unsigned long step_ip;		/* where the hook wants one; 0: does not */
 
+	/* breakpoints where it may return to: under lock; see return.c */
+	unsigned long return_at[UP_RETURNS];	/* wanted; 0: none */
+	bool return_asked;		/* by this visit of the hook */
+	bool return_failed;		/* none could be set */
+	struct perf_event *return_event[UP_RETURNS];	/* the work item's */
+	struct work_struct return_work;
+
 	/* kernel resume: from the ioctl to the hook of the same exit */
 	bool resume_valid;
 	unsigned long resume_ip, resume_sp;
@@ -224,6 +234,7 @@ struct up_thread {
 	unsigned long irq_flags;
 #define UP_IRQ_IPI	0		/* csd is in use: its own flag is no lock */
 #define UP_IRQ_REAP	1
+#define UP_IRQ_RETURN	6
 #define UP_WAKE_DONE	2		/* whose request is final */
 #define UP_WAKE_ROOM	3		/* one who waits for room: it passes on what is left */
 #define UP_WAKE_ALL	4		/* of them, also who is wanted itself */
@@ -512,6 +523,8 @@ bool up_in_uprobe(struct up_thread *t, const struct pt_regs *regs, bool returnin
 void __up_uprobe_left(struct up_thread *t, const struct pt_regs *regs);
 bool up_at_signal_entry(const struct pt_regs *regs);
 bool up_reason_is_final(enum upreempt_reason reason);
+enum upreempt_reason up_strategy(struct up_thread *t, const struct pt_regs *regs,
+				 enum upreempt_reason why, u32 strategies, u32 taken, u32 most);
 
 /* table.c */
 enum upreempt_reason up_check_code(const struct up_thread *t, unsigned long ip);
@@ -524,9 +537,22 @@ void up_tables_release(struct up_domain *d);
 int up_code_add(struct up_domain *d, struct upreempt_code_add *arg);
 int up_code_remove(struct up_domain *d, u64 id, bool *staged);
 
+/* return.c */
+enum upreempt_reason up_return_ask(struct up_thread *t, const struct pt_regs *regs);
+void __up_return_drop(struct up_thread *t);
+void up_return_work(struct work_struct *work);
+void up_return_free(struct up_thread *t);
+
+/* Under t->lock. */
+static inline void up_return_drop(struct up_thread *t)
+{
+	if (unlikely(t->return_at[0]))
+		__up_return_drop(t);
+}
+
 /* step.c */
-enum upreempt_reason up_step_ask(struct up_thread *t, const struct pt_regs *regs,
-				 enum upreempt_reason why, u32 strategies, u32 taken, u32 most);
+enum upreempt_reason up_step_ask(struct up_thread *t, const struct pt_regs *regs, u32 taken,
+				 u32 most);
 bool up_step_set(struct up_thread *t, struct pt_regs *regs);
 void up_step_end(struct up_thread *t, struct pt_regs *regs);
 int up_step_init(void);

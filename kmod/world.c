@@ -242,7 +242,7 @@ bool up_world_hook(struct up_thread *t, struct pt_regs *regs)
 		if (t->stepped && t->w_reason == UPREEMPT_R_STEPPING)
 			t->w_steps++;
 		if (reason && !t->hold)
-			reason = up_step_ask(t, regs, reason, w->strategies, t->w_steps, w->steps);
+			reason = up_strategy(t, regs, reason, w->strategies, t->w_steps, w->steps);
 		hold = !reason;
 		if (hold) {
 			ip = up_thread_true_ip(current, regs);

@@ -40,7 +40,7 @@ static inline int upreempt_table_flags_fit(__u32 flags, __u32 kind)
 /* May this be asked for? */
 static inline int upreempt_strategies_fit(__u32 strategies, __u32 steps)
 {
-	return !(strategies & ~UPREEMPT_BY_STEP) && steps <= UPREEMPT_STEPS_MAX;
+	return !(strategies & ~UPREEMPT_BY_AUTO) && steps <= UPREEMPT_STEPS_MAX;
 }
 
 /* What a lookup says; cls 0: no area has this PC */

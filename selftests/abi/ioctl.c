@@ -283,7 +283,7 @@ TEST_F(dev, query)
 		  UPREEMPT_F_RING,
 		  q.features & (UPREEMPT_F_SAMPLE | UPREEMPT_F_STOP | UPREEMPT_F_REDIRECT |
 				UPREEMPT_F_RESUME | UPREEMPT_F_RING));
-	EXPECT_EQ(0, q.features & ~0x1fffULL);
+	EXPECT_EQ(0, q.features & ~0x3fffULL);
 	EXPECT_LE(16, q.max_slots);
 	EXPECT_LE(16, q.max_events);
 	EXPECT_EQ(16, q.max_requests);
@@ -543,7 +543,7 @@ TEST_F(dev, request_arguments)
 	BAD(EINVAL, req.kind = 0);
 	BAD(EINVAL, req.kind = UPREEMPT_KIND_MAX);
 	BAD(EINVAL, req.kind = ~0U);
-	BAD(EINVAL, req.strategies = UPREEMPT_BY_STEP << 1);
+	BAD(EINVAL, req.strategies = UPREEMPT_BY_RETURN << 1);
 	BAD(EINVAL, req.strategies = 1U << 31);
 	BAD(EINVAL, req.steps = UPREEMPT_STEPS_MAX + 1);
 	BAD(EINVAL, req.slot = NR_SLOTS);
@@ -711,7 +711,7 @@ TEST_F(dev, stats_arguments)
 	EXPECT_EQ(0, s.world_stops + s.world_ns + s.world_late);
 	EXPECT_EQ(0, s.kinds[0]);
 	EXPECT_TRUE(all_zero(&s.kinds[UPREEMPT_KIND_MAX], 8 * (8 - UPREEMPT_KIND_MAX)));
-	EXPECT_TRUE(all_zero(&s.deferrals[UPREEMPT_REASON_MAX], 8 * (32 - UPREEMPT_REASON_MAX)));
+	EXPECT_TRUE(all_zero(&s.deferrals[UPREEMPT_REASON_MAX], 8 * (48 - UPREEMPT_REASON_MAX)));
 }
 
 TEST_F(dev, unknown_commands)

@@ -53,7 +53,7 @@ SIZE(upreempt_wait, 288);	ENDS(upreempt_wait, event, 288);
 SIZE(upreempt_ref, 16);		ENDS(upreempt_ref, seq, 16);
 SIZE(upreempt_resume, 200);	ENDS(upreempt_resume, regs, 200);
 SIZE(upreempt_eventfd, 8);	ENDS(upreempt_eventfd, fd, 8);
-SIZE(upreempt_stats, 480);	ENDS(upreempt_stats, polls_set, 480);
+SIZE(upreempt_stats, 608);	ENDS(upreempt_stats, polls_set, 608);
 SIZE(upreempt_range, 24);	ENDS(upreempt_range, reserved32, 24);
 SIZE(upreempt_code_add, 80);	ENDS(upreempt_code_add, reserved, 80);
 SIZE(upreempt_code_remove, 24);	ENDS(upreempt_code_remove, reserved32, 24);
@@ -65,7 +65,7 @@ SIZE(upreempt_world, 560);	ENDS(upreempt_world, late, 560);
 AT(upreempt_request, event, 64); AT(upreempt_wait, event, 32);	AT(upreempt_register, landing, 16);
 AT(upreempt_register, id, 64);	AT(upreempt_request, grace_ns, 40); AT(upreempt_request, id, 48);
 AT(upreempt_request, strategies, 56); AT(upreempt_world, strategies, 24);
-AT(upreempt_stats, kinds, 16);	AT(upreempt_stats, ipis, 400);
+AT(upreempt_stats, kinds, 16);	AT(upreempt_stats, ipis, 528);
 
 _Static_assert(UPREEMPT_PENDING == 0 && UPREEMPT_LANDED == 1 && UPREEMPT_COOPERATED == 2 &&
 	       UPREEMPT_BLOCKED == 3 && UPREEMPT_UNSAFE == 4 && UPREEMPT_GONE == 5 &&
@@ -92,7 +92,7 @@ static const struct {
 	{ UPREEMPT_IOC_RELEASE,		0x4010b747 },
 	{ UPREEMPT_IOC_RESUME,		0x40c8b748 },
 	{ UPREEMPT_IOC_EVENTFD,		0x4008b749 },
-	{ UPREEMPT_IOC_STATS,		0xc1e0b74a },
+	{ UPREEMPT_IOC_STATS,		0xc260b74a },
 	{ UPREEMPT_IOC_CHECK,		0x0000b74b },
 	{ UPREEMPT_IOC_WORLD_STOP,	0xc230b74c },
 	{ UPREEMPT_IOC_WORLD_START,	0x0000b74d },

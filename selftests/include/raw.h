@@ -414,7 +414,8 @@ RAW_FN bool raw_event_ok(const struct upreempt_event *e)
 	return e->seq && e->kind && e->kind < UPREEMPT_KIND_MAX &&
 	       e->outcome && e->outcome < UPREEMPT_OUTCOME_MAX &&
 	       e->reason < UPREEMPT_REASON_MAX && e->frame <= UPREEMPT_FRAME_SYSCALL &&
-	       e->strategy == (e->steps ? UPREEMPT_BY_STEP : 0) && !e->regs.reserved[0] && !e->regs.reserved[1] &&
+	       !(e->strategy & ~UPREEMPT_BY_AUTO) && !e->steps == !(e->strategy & UPREEMPT_BY_STEP) &&
+	       !e->regs.reserved[0] && !e->regs.reserved[1] &&
 	       e->request_ns <= e->final_ns && e->final_ns <= raw_now() &&
 	       e->regs.rip < 1ULL << 47 && e->regs.fs_base < 1ULL << 47;
 }

@@ -106,7 +106,7 @@ TEST_F(world, bad_arguments)
 	bad.reserved = 1;
 	EXPECT_EQ(-EINVAL, raw_ioctl(self->r.fd, UPREEMPT_IOC_WORLD_STOP, &bad));
 	bad = w;
-	bad.strategies = UPREEMPT_BY_STEP << 1;
+	bad.strategies = UPREEMPT_BY_RETURN << 1;
 	EXPECT_EQ(-EINVAL, raw_ioctl(self->r.fd, UPREEMPT_IOC_WORLD_STOP, &bad));
 	EXPECT_EQ(-EFAULT, raw_ioctl(self->r.fd, UPREEMPT_IOC_WORLD_STOP, NULL));
 	EXPECT_EQ(-EPERM, raw_world_start(&self->r));

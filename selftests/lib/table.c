@@ -401,7 +401,7 @@ __upreempt_safe static void many_calls(struct counts *c)
 	}
 }
 
-/* Single steps lead from wherever libc is to its return. */
+/* Single steps, or a breakpoint, lead from wherever libc is to its return. */
 TEST_F(table, steps_out_of_libc)
 {
 	UPREEMPT_OPTS(upreempt_request_opts, o, .kind = UPREEMPT_STOP, .strategies = UPREEMPT_BY_STEP,
@@ -422,6 +422,7 @@ TEST_F(table, steps_out_of_libc)
 	}
 	UT_FOR(i, ut_scale(300), 15) {
 		o.deadline_ns = ut_now() + 5 * UT_SEC;
+		o.strategies = i & 1 ? UPREEMPT_BY_AUTO : UPREEMPT_BY_STEP;
 		ASSERT_EQ(0, upreempt_request(c.thread, &o, &e));
 		ASSERT_EQ(UPREEMPT_LANDED, e.outcome);
 		ASSERT_GE(e.regs.rip, (uintptr_t)__start_upreempt_text_safe);
@@ -434,7 +435,7 @@ TEST_F(table, steps_out_of_libc)
 	EXPECT_NE(0, steps);
 	printf("# %llu steps\n", (unsigned long long)steps);
 stop:
-	o.strategies = UPREEMPT_BY_STEP << 1;
+	o.strategies = UPREEMPT_BY_RETURN << 1;
 	EXPECT_EQ(-EINVAL, upreempt_request(c.thread, &o, &e));
 	o.strategies = 0;
 	o.steps = UPREEMPT_STEPS_MAX + 1;

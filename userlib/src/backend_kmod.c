@@ -416,7 +416,7 @@ static int kmod_code_remove(struct upreempt_domain *d, uint64_t id)
 
 const struct upreempt_ops upreempt_ops_kmod = {
 	.name		= "kmod",
-	.strategies	= UPREEMPT_BY_STEP,
+	.strategies	= UPREEMPT_BY_AUTO,
 	.open		= kmod_open,
 	.close		= kmod_close,
 	.free		= kmod_free,

@@ -100,6 +100,8 @@ enum upreempt_reason {
 	UPREEMPT_R_STEPPING	= 29,	/* is being stepped out of code that is not safe */
 	UPREEMPT_R_STEP_BUDGET	= 30,	/* the same, and took all its steps */
 	UPREEMPT_R_STEP_INSN	= 31,	/* the same, at an instruction that is not stepped */
+	UPREEMPT_R_RETURNING	= 32,	/* breakpoints wait where it may return to */
+	UPREEMPT_R_NO_RETURN	= 33,	/* nothing to return to was found, or no breakpoint free */
 	UPREEMPT_REASON_MAX
 };
 
@@ -228,6 +230,7 @@ struct upreempt_slot {
 #define UPREEMPT_F_XSTATE	(1ULL << 10)	/* XSTATE */
 #define UPREEMPT_F_TABLE	(1ULL << 11)	/* CODE_ADD, CODE_REMOVE, SETUP_DECLARED */
 #define UPREEMPT_F_STEP		(1ULL << 12)	/* BY_STEP, CODE_STEP */
+#define UPREEMPT_F_RETURN	(1ULL << 13)	/* BY_RETURN */
 
 struct upreempt_query {
 	__u32 size;
@@ -294,6 +297,9 @@ struct upreempt_register {
  * to try again later
  */
 #define UPREEMPT_BY_STEP	(1U << 0)	/* single steps, to where it may be stopped */
+#define UPREEMPT_BY_RETURN	(1U << 1)	/* breakpoints, where it may return to */
+/* Undeclared code by its return, or step by step when there is none; other code step by step */
+#define UPREEMPT_BY_AUTO	(UPREEMPT_BY_STEP | UPREEMPT_BY_RETURN)
 
 #define UPREEMPT_STEPS_DEFAULT	1000
 #define UPREEMPT_STEPS_MAX	1000000
@@ -353,7 +359,7 @@ struct upreempt_stats {
 	__u32 threads;			/* out: registered now */
 	__u64 kinds[8];			/* out: requests by enum upreempt_kind */
 	__u64 outcomes[8];		/* out: by enum upreempt_outcome */
-	__u64 deferrals[32];		/* out: by enum upreempt_reason */
+	__u64 deferrals[48];		/* out: by enum upreempt_reason */
 	__u64 ipis;			/* out: sent */
 	__u64 hooks;			/* out: visits of the hook */
 	__u64 gated;			/* out: times a thread was held at the gate */

@@ -169,7 +169,7 @@ struct upreempt_request_opts {
 	uint64_t	cookie;
 	uint64_t	deadline_ns;
 	uint64_t	grace_ns;	/* so long the thread may come by itself: see upreempt_poll() */
-	uint32_t	strategies;	/* UPREEMPT_BY_STEP: step it out of code that is not safe */
+	uint32_t	strategies;	/* UPREEMPT_BY_*: bring it out of code that is not safe */
 	uint32_t	steps;		/* at most, up to UPREEMPT_STEPS_MAX; 0: 1000 */
 };
 

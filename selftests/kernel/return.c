@@ -1,0 +1,365 @@
+// SPDX-License-Identifier: LGPL-2.1 OR MIT
+/*
+ * Proves M19, M36, U16, U27, U34: a thread in a long call into undeclared code is stopped at the
+ * return, by a breakpoint of its own: with no change to stack, code or registers, at the first
+ * instruction behind the call, and whoever else wants the debug registers gets them back.
+ */
+#include "kselftest_harness.h"
+#include <linux/hw_breakpoint.h>
+#include <linux/perf_event.h>
+#include "../include/raw_table.h"
+
+#define LEN		(8 << 20)	/* of a memset() that takes longer than a time between tries */
+#define REGISTERS	4
+
+/* The offsets are used below */
+struct call_arg {
+	volatile uint64_t turns;
+	volatile uint32_t stop, wrong;
+	void *(*fn)(void *s, int c, size_t n);
+	void *s;
+	size_t n;
+};
+
+/*
+ * Calls fn until stop, and looks whether it returned s and kept the registers that are not its
+ * own. One instruction is safe: call_back, behind the call.
+ */
+void call_loop(struct call_arg *a);
+extern const char call_back[], call_two[], call_end[];
+
+/*
+ * An fn that leaves addresses behind calls on its stack, where three of them are declared: nobody
+ * returns there.
+ */
+void *call_stale(void *s, int c, size_t n);
+extern const char call_never[], call_never_end[];
+
+asm(
+"	.pushsection .text\n"
+"call_loop:\n"
+"	push %rbx\n	push %rbp\n	push %r12\n"
+"	mov %rdi, %rbx\n"
+"	mov $0x1234567, %ebp\n"
+"1:	mov 24(%rbx), %rdi\n"
+"	mov $0x5a, %esi\n"
+"	mov 32(%rbx), %rdx\n"
+"	call *16(%rbx)\n"
+"call_back:\n"
+"	incq 0(%rbx)\n"
+"call_two:\n"
+"	cmp 24(%rbx), %rax\n	jne 2f\n"
+"	cmp $0x1234567, %rbp\n	je 3f\n"
+"2:	incl 12(%rbx)\n"
+"3:	cmpl $0, 8(%rbx)\n"
+"	je 1b\n"
+"	pop %r12\n	pop %rbp\n	pop %rbx\n"
+"	ret\n"
+"call_end:\n"
+"call_stale:\n"
+"	lea 4f(%rip), %rax\n	push %rax\n"
+"	lea 5f(%rip), %rax\n	push %rax\n"
+"	lea 6f(%rip), %rax\n	push %rax\n"
+"1:	dec %rdx\n	jmp 2f\n2:	jnz 1b\n"
+"	add $24, %rsp\n"
+"	mov %rdi, %rax\n"
+"	ret\n"
+"	call call_stale\n"
+"call_never:\n"
+"4:	nop\n	call call_stale\n5:	nop\n	call call_stale\n6:	nop\n"
+"call_never_end:\n"
+"	.popsection\n"
+);
+
+_Static_assert(offsetof(struct call_arg, stop) == 8 && offsetof(struct call_arg, wrong) == 12 &&
+	       offsetof(struct call_arg, fn) == 16 && offsetof(struct call_arg, s) == 24 &&
+	       offsetof(struct call_arg, n) == 32, "used by the assembly");
+
+FIXTURE(ret) {
+	struct raw r;
+	struct raw_target t;
+	struct call_arg arg;
+};
+
+static void body(struct raw_target *t)
+{
+	call_loop(t->user);
+}
+
+FIXTURE_SETUP(ret)
+{
+	struct upreempt_query q;
+	struct upreempt_code_add a = raw_area(call_back, call_two, UPREEMPT_CODE_SAFE, NULL, 0);
+
+	ASSERT_EQ(0, raw_declared_domain(&self->r, 4));
+	ASSERT_EQ(0, raw_query(self->r.fd, &q));
+	if (!(q.features & UPREEMPT_F_RETURN))
+		SKIP(return, "this kernel has no hardware breakpoints");
+	ASSERT_EQ(0, raw_code_add(&self->r, &a));
+	self->arg.fn = memset;
+	self->arg.n = LEN;
+	self->arg.s = malloc(LEN);
+	ASSERT_NE(NULL, self->arg.s);
+}
+
+FIXTURE_TEARDOWN(ret)
+{
+	raw_close(&self->r);
+	free(self->arg.s);
+}
+
+static int start(struct raw_target *t, struct raw *r, struct call_arg *arg)
+{
+	int ret;
+
+	raw_target_init(t, r, body, RAW_LANDING);
+	t->user = arg;
+	ret = raw_target_start(t);
+	return ret ? ret : RAW_UNTIL(arg->turns > 0) ? 0 : -ETIMEDOUT;
+}
+
+static int stop(struct raw_target *t)
+{
+	struct call_arg *arg = t->user;
+
+	arg->stop = 1;
+	return raw_target_stop(t);
+}
+
+/* Its outcome, or -errno. A STOP is released. */
+static int ask(struct raw *r, uint32_t slot, uint32_t kind, uint32_t strategies, uint64_t ms,
+	       struct upreempt_event *e)
+{
+	struct upreempt_request req = raw_request_arg(slot, kind, UPREEMPT_REQ_WAIT |
+						      (kind == UPREEMPT_SAMPLE ? UPREEMPT_REQ_SAFE : 0));
+	int ret;
+
+	req.deadline_ns = raw_in(ms);
+	req.strategies = strategies;
+	ret = raw_ioctl(r->fd, UPREEMPT_IOC_REQUEST, &req);
+	*e = req.event;
+	if (!ret && kind == UPREEMPT_STOP && e->outcome == UPREEMPT_LANDED)
+		ret = raw_release(r, slot, e->seq);
+	return ret ? ret : (int)e->outcome;
+}
+
+/* An execution breakpoint of the test's own, which counts */
+static int own_breakpoint(int tid, const void *at)
+{
+	struct perf_event_attr attr = {
+		.type = PERF_TYPE_BREAKPOINT, .size = sizeof(attr), .bp_type = HW_BREAKPOINT_X,
+		.bp_addr = (uintptr_t)at, .bp_len = sizeof(long), .exclude_kernel = 1,
+	};
+
+	return (int)syscall(SYS_perf_event_open, &attr, tid, -1, -1, PERF_FLAG_FD_CLOEXEC);
+}
+
+static int own_breakpoints(int tid, int fds[REGISTERS])
+{
+	int n;
+
+	for (n = 0; n < REGISTERS; n++) {
+		fds[n] = own_breakpoint(tid, call_never);
+		if (fds[n] < 0)
+			break;
+	}
+	return n;
+}
+
+static void own_breakpoints_end(int fds[REGISTERS], int n)
+{
+	while (n)
+		close(fds[--n]);
+}
+
+static bool all_registers_free(int tid)
+{
+	int fds[REGISTERS], n = own_breakpoints(tid, fds);
+
+	own_breakpoints_end(fds, n);
+	return n == REGISTERS;
+}
+
+TEST_F_TIMEOUT(ret, out_of_memset, 120)
+{
+	static const uint32_t kinds[] = { UPREEMPT_STOP, UPREEMPT_REDIRECT, UPREEMPT_SAMPLE };
+	uint64_t n = raw_scale(150), by = 0, attempts = 0;
+	struct upreempt_event e;
+
+	ASSERT_EQ(0, start(&self->t, &self->r, &self->arg));
+	/* The control: by trying again it is not found at one instruction of so many. */
+	ASSERT_EQ(UPREEMPT_UNSAFE, ask(&self->r, self->t.slot, UPREEMPT_STOP, 0, 200, &e));
+	EXPECT_EQ(0, e.strategy);
+	for (uint64_t i = 0; i < n; i++) {
+		uint32_t strategies = i & 1 ? UPREEMPT_BY_RETURN : UPREEMPT_BY_AUTO;
+		uint64_t turns = self->arg.turns;
+
+		ASSERT_EQ(UPREEMPT_LANDED, ask(&self->r, self->t.slot, kinds[i % 3], strategies,
+					       RAW_LONG_MS, &e));
+		ASSERT_TRUE(raw_event_ok(&e));
+		if (raw_in_range(e.regs.rip, (char *)raw_landing, (char *)raw_landing_end))
+			continue;	/* still on its way back from the last REDIRECT */
+		ASSERT_EQ((uintptr_t)call_back, e.regs.rip);
+		ASSERT_EQ((uintptr_t)self->arg.s, e.regs.rax);
+		by += !!(e.strategy & UPREEMPT_BY_RETURN);
+		attempts += e.attempts;
+		ASSERT_TRUE(RAW_UNTIL(self->arg.turns != turns));
+	}
+	EXPECT_EQ(0, stop(&self->t));
+	EXPECT_EQ(0, self->arg.wrong);
+	/* or it was there already */
+	EXPECT_NE(0, by);
+	TH_LOG("%llu requests, %llu by a breakpoint, %llu other visits", (unsigned long long)n,
+	       (unsigned long long)by, (unsigned long long)attempts);
+}
+
+TEST_F_TIMEOUT(ret, world, 120)
+{
+	struct call_arg args[2] = { self->arg, self->arg };
+	struct raw_target t[2];
+	struct upreempt_event e;
+	struct upreempt_world w = { .size = sizeof(w), .strategies = UPREEMPT_BY_RETURN };
+
+	for (int i = 0; i < 2; i++)
+		ASSERT_EQ(0, start(&t[i], &self->r, &args[i]));
+	for (uint64_t i = 0, n = raw_scale(40); i < n; i++) {
+		w.deadline_ns = raw_in(RAW_LONG_MS);
+		ASSERT_EQ(0, raw_ioctl(self->r.fd, UPREEMPT_IOC_WORLD_STOP, &w));
+		ASSERT_EQ(0, w.stragglers);
+		for (int k = 0; k < 2; k++) {
+			ASSERT_EQ(UPREEMPT_LANDED, raw_try(&self->r, t[k].slot, UPREEMPT_SAMPLE, 0,
+							   RAW_LONG_MS, &e));
+			ASSERT_EQ((uintptr_t)call_back, e.regs.rip);
+		}
+		ASSERT_EQ(0, raw_world_start(&self->r));
+	}
+	for (int i = 0; i < 2; i++) {
+		EXPECT_EQ(0, stop(&t[i]));
+		EXPECT_EQ(0, args[i].wrong);
+	}
+}
+
+/* The limit of it: the true address is not among the first three. It stays a matter of luck. */
+TEST_F_TIMEOUT(ret, stale_addresses, 120)
+{
+	struct upreempt_event e;
+
+	ASSERT_NE(0, raw_declare(&self->r, call_never, call_never_end, UPREEMPT_CODE_SAFE));
+	self->arg.fn = call_stale;
+	self->arg.n = 1 << 20;
+	ASSERT_EQ(0, start(&self->t, &self->r, &self->arg));
+	ASSERT_EQ(UPREEMPT_UNSAFE, ask(&self->r, self->t.slot, UPREEMPT_STOP, UPREEMPT_BY_RETURN,
+				       300, &e));
+	EXPECT_EQ(UPREEMPT_R_RETURNING, e.reason);
+	EXPECT_EQ(UPREEMPT_BY_RETURN, e.strategy);
+	EXPECT_EQ(0, stop(&self->t));
+	EXPECT_EQ(0, self->arg.wrong);
+}
+
+/* Somebody has them all: said so, tried again, and stepped where that may be */
+TEST_F_TIMEOUT(ret, no_register_free, 120)
+{
+	struct upreempt_event e;
+	int fds[REGISTERS], n;
+
+	ASSERT_EQ(0, start(&self->t, &self->r, &self->arg));
+	n = own_breakpoints(self->t.tid, fds);
+	ASSERT_EQ(REGISTERS, n);
+	ASSERT_EQ(UPREEMPT_UNSAFE, ask(&self->r, self->t.slot, UPREEMPT_STOP, UPREEMPT_BY_RETURN,
+				       300, &e));
+	EXPECT_EQ(UPREEMPT_R_NO_RETURN, e.reason);
+	ASSERT_EQ(UPREEMPT_UNSAFE, ask(&self->r, self->t.slot, UPREEMPT_STOP, UPREEMPT_BY_AUTO,
+				       300, &e));
+	EXPECT_NE(0, e.steps);
+	own_breakpoints_end(fds, n);
+	ASSERT_EQ(UPREEMPT_LANDED, ask(&self->r, self->t.slot, UPREEMPT_STOP, UPREEMPT_BY_RETURN,
+				       RAW_LONG_MS, &e));
+	EXPECT_EQ((uintptr_t)call_back, e.regs.rip);
+	EXPECT_TRUE(RAW_UNTIL(all_registers_free(self->t.tid)));
+	EXPECT_EQ(0, stop(&self->t));
+}
+
+/* A breakpoint of somebody else's at the same place counts as if ours were not there. */
+TEST_F_TIMEOUT(ret, another_breakpoint_there, 120)
+{
+	struct upreempt_event e;
+	uint64_t count = 0, before;
+	int fd;
+
+	ASSERT_EQ(0, start(&self->t, &self->r, &self->arg));
+	ASSERT_EQ(UPREEMPT_LANDED, ask(&self->r, self->t.slot, UPREEMPT_STOP, UPREEMPT_BY_RETURN,
+				       RAW_LONG_MS, &e));
+	before = self->arg.turns;
+	fd = own_breakpoint(self->t.tid, call_back);
+	ASSERT_LE(0, fd);
+	for (int i = 0; i < 20; i++)
+		ASSERT_EQ(UPREEMPT_LANDED, ask(&self->r, self->t.slot, UPREEMPT_STOP,
+					       UPREEMPT_BY_RETURN, RAW_LONG_MS, &e));
+	self->arg.stop = 1;
+	ASSERT_EQ(0, raw_target_stop(&self->t));
+	ASSERT_EQ(sizeof(count), read(fd, &count, sizeof(count)));
+	close(fd);
+	/* one turn may have been over before it was set, or counted though it began before */
+	EXPECT_LE(self->arg.turns - before, count + 1);
+	EXPECT_LE(count, self->arg.turns - before + 1);
+}
+
+/* Nobody waits any more: withdrawn, too late, closed. The registers are free again. */
+TEST_F_TIMEOUT(ret, given_up, 120)
+{
+	struct upreempt_request req;
+	struct upreempt_event e;
+
+	ASSERT_NE(0, raw_declare(&self->r, call_never, call_never_end, UPREEMPT_CODE_SAFE));
+	self->arg.fn = call_stale;	/* so that nothing ends it by itself */
+	self->arg.n = 1 << 20;
+	ASSERT_EQ(0, start(&self->t, &self->r, &self->arg));
+	for (int i = 0; i < 10; i++) {
+		req = raw_request_arg(self->t.slot, UPREEMPT_STOP, 0);
+		req.strategies = UPREEMPT_BY_RETURN;
+		if (i & 1)
+			req.deadline_ns = raw_in(50);
+		ASSERT_EQ(0, raw_ioctl(self->r.fd, UPREEMPT_IOC_REQUEST, &req));
+		ASSERT_TRUE(RAW_UNTIL(!all_registers_free(self->t.tid)));
+		if (!(i & 1))
+			ASSERT_EQ(0, raw_cancel(&self->r, self->t.slot, req.seq));
+		ASSERT_EQ(0, raw_wait(&self->r, self->t.slot, req.seq, RAW_LONG_MS, &e));
+		EXPECT_TRUE(RAW_UNTIL(all_registers_free(self->t.tid)));
+	}
+	self->t.stay_registered = true;
+	req = raw_request_arg(self->t.slot, UPREEMPT_STOP, 0);
+	req.strategies = UPREEMPT_BY_RETURN;
+	ASSERT_EQ(0, raw_ioctl(self->r.fd, UPREEMPT_IOC_REQUEST, &req));
+	ASSERT_TRUE(RAW_UNTIL(!all_registers_free(self->t.tid)));
+	raw_close(&self->r);
+	EXPECT_TRUE(RAW_UNTIL(all_registers_free(self->t.tid)));
+	EXPECT_EQ(0, stop(&self->t));
+	EXPECT_EQ(0, self->arg.wrong);
+	ASSERT_EQ(0, raw_declared_domain(&self->r, 4));
+}
+
+/* The thread ends while breakpoints are set, or are being set. */
+TEST_F_TIMEOUT(ret, the_thread_ends, 120)
+{
+	struct upreempt_request req;
+	struct upreempt_event e;
+
+	ASSERT_NE(0, raw_declare(&self->r, call_never, call_never_end, UPREEMPT_CODE_SAFE));
+	self->arg.fn = call_stale;
+	self->arg.n = 1 << 16;
+	for (uint64_t i = 0, n = raw_scale(100); i < n; i++) {
+		self->arg.stop = 0;
+		self->arg.turns = 0;
+		ASSERT_EQ(0, start(&self->t, &self->r, &self->arg));
+		self->t.stay_registered = i & 1;
+		req = raw_request_arg(self->t.slot, UPREEMPT_REDIRECT, 0);
+		req.strategies = UPREEMPT_BY_RETURN;
+		ASSERT_EQ(0, raw_ioctl(self->r.fd, UPREEMPT_IOC_REQUEST, &req));
+		raw_sleep_us((i * 37) % 2000);
+		ASSERT_EQ(0, stop(&self->t));
+		ASSERT_EQ(0, raw_wait(&self->r, self->t.slot, req.seq, RAW_LONG_MS, &e));
+	}
+	EXPECT_EQ(0, self->arg.wrong);
+}
+
+RAW_TEST_MAIN
