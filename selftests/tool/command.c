@@ -302,7 +302,7 @@ TEST_F_TIMEOUT(long_run, demo_reaches_every_loop, 60)
 	done(&r);
 }
 
-TEST_F_TIMEOUT(long_run, latency_sees_every_stage, 90)
+static void sees_every_stage(struct __test_metadata *_metadata, bool plain)
 {
 	static const char *const kmod[] = { "request_ipi", "ipi_arm", "request_arm", "arm_deliver",
 		"request_outcome", "deliver_landing", "landing_resume", "request_resume", "gate" };
@@ -316,20 +316,37 @@ TEST_F_TIMEOUT(long_run, latency_sees_every_stage, 90)
 
 	if (geteuid())
 		SKIP(return, "BPF needs root");
+	if (plain && !module && access("/sys/kernel/tracing/events/signal", F_OK) &&
+	    access("/sys/kernel/debug/tracing/events/signal", F_OK))
+		SKIP(return, "tracefs, which names the classic tracepoints, is not mounted");
+	if (plain)
+		setenv("UPREEMPT_PROBES", "plain", 1);
 	r = run("latency", "--json", "-d", "60", "--", tool(), "demo", "--backend", backend(), "-n",
 		"200", NULL);
 	if (r.status && !module && access("/sys/kernel/btf/vmlinux", F_OK))
 		SKIP(return, "this kernel takes no BPF tracing program: %s", r.err);
 	ASSERT_EQ(0, r.status) TH_LOG("%s", r.err);
 	EXPECT_TRUE(is_json(r.out)) TH_LOG("%s", r.out);
-	if (module)
-		EXPECT_NE(NULL, strstr(r.out, "\"module_probes\": \"tp_btf\""));
+	snprintf(key, sizeof(key), "\"%s_probes\": \"%s\"", module ? "module" : "signal",
+		 !plain ? "tp_btf" : module ? "raw_tp" : "tp");
+	EXPECT_NE(NULL, strstr(r.out, key)) TH_LOG("%s", r.out);
 	EXPECT_NE(NULL, strstr(r.out, "\"library_probes\": true"));
 	for (i = 0; i < n; i++) {
 		snprintf(key, sizeof(key), "\"stage\": \"%s\"", stage[i]);
 		EXPECT_NE(NULL, strstr(r.out, key)) TH_LOG("no stage %s in %s", stage[i], r.out);
 	}
 	done(&r);
+}
+
+TEST_F_TIMEOUT(long_run, latency_sees_every_stage, 90)
+{
+	sees_every_stage(_metadata, false);
+}
+
+/* What a kernel or a module without BTF gets */
+TEST_F_TIMEOUT(long_run, latency_sees_every_stage_without_btf, 90)
+{
+	sees_every_stage(_metadata, true);
 }
 
 TEST_HARNESS_MAIN

@@ -11,6 +11,8 @@ say "building the library and the command"
 build all
 
 if [ "$where" = live ]; then
+	[ ! -d /sys/module/upreempt ] ||
+		die "the module is loaded already: rmmod upreempt first, or run out/bin/upreempt demo with it"
 	"$TOP/tools/build/module.sh" live
 	as_root insmod "$OUT/kmod/live/upreempt.ko" ||
 		die "this kernel does not take the module (see dmesg): leave out LIVE=1 to use a VM"

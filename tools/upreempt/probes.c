@@ -152,10 +152,16 @@ struct probes *probes_open(const struct probes_opts *opts, char *why, size_t siz
 	};
 	bool module = opts->module && module_loaded();
 	bool signal = opts->signal;
+	const char *force = getenv("UPREEMPT_PROBES");
+	bool plain = force && !strcmp(force, "plain");
 	struct probes *p;
 	int err = -ENOENT;
 	size_t i;
 
+	if (force && *force && !plain) {
+		snprintf(why, size, "UPREEMPT_PROBES=%s: only plain is known", force);
+		return NULL;
+	}
 	if (geteuid()) {
 		snprintf(why, size, "BPF programs need root (or sudo)");
 		return NULL;
@@ -180,6 +186,8 @@ struct probes *probes_open(const struct probes_opts *opts, char *why, size_t siz
 		enum way m = module ? ways[i][0] : WAY_NONE;
 		enum way s = signal ? ways[i][1] : WAY_NONE;
 
+		if (plain && (m == WAY_BTF || s == WAY_BTF))
+			continue;
 		/* the module's BTF is what makes tp_btf possible; do not try what cannot be */
 		if (m == WAY_BTF && access("/sys/kernel/btf/upreempt", R_OK))
 			continue;
