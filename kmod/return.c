@@ -24,6 +24,7 @@
 #include "upreempt.h"
 
 #define UP_RETURN_SCAN	8192UL		/* bytes of the stack */
+#define UP_RETURN_LOOKS	64		/* at code: each may fault, with interrupts off */
 #define UP_CALL_MAX	7		/* bytes: ff /2 with SIB and disp32 */
 
 /* Is there a call immediately before @ip? By its form; one that is none costs a breakpoint. */
@@ -44,7 +45,7 @@ static bool up_behind_call(unsigned long ip)
 }
 
 static bool up_return_fits(const struct up_thread *t, unsigned long ip,
-			   const unsigned long *at, unsigned int n)
+			   const unsigned long *at, unsigned int n, unsigned int *looks)
 {
 	unsigned int i;
 
@@ -53,7 +54,7 @@ static bool up_return_fits(const struct up_thread *t, unsigned long ip,
 	for (i = 0; i < n; i++)
 		if (at[i] == ip)
 			return false;
-	return up_behind_call(ip);
+	return *looks && (*looks)-- && up_behind_call(ip);
 }
 
 /* Return: how many it has found, the innermost first. */
@@ -61,7 +62,7 @@ static unsigned int up_return_find(const struct up_thread *t, unsigned long sp,
 				   unsigned long *at)
 {
 	unsigned long word[32], end = ALIGN_DOWN(sp, sizeof(*word)) + UP_RETURN_SCAN;
-	unsigned int n = 0, i, bytes;
+	unsigned int n = 0, looks = UP_RETURN_LOOKS, i, bytes;
 
 	if (sp < t->stack_hi)
 		end = min(end, t->stack_hi);
@@ -71,7 +72,7 @@ static unsigned int up_return_find(const struct up_thread *t, unsigned long sp,
 		if (copy_from_user_nofault(word, (void __user *)sp, bytes))
 			break;
 		for (i = 0; i < bytes / sizeof(*word); i++) {
-			if (up_return_fits(t, word[i], at, n))
+			if (up_return_fits(t, word[i], at, n, &looks))
 				at[n++] = word[i];
 			if (n == UP_RETURNS)
 				return n;
