@@ -334,8 +334,8 @@ struct frame_xstate {
 #define FRAME_XSTATE		464
 #define FRAME_XSTATE_MAGIC	0x46505853U
 
-/* How long a thread that is counted as stopped may take until it waits */
-#define XSTATE_WAIT_NS		10000000ULL
+/* How long a thread that is counted as stopped may take until it waits: it needs a CPU for that */
+#define XSTATE_WAIT_NS		1000000000ULL
 
 int sig_xstate(struct upreempt_thread *t, struct upreempt_xstate *x)
 {

@@ -142,6 +142,15 @@ bool sig_nudge(struct upreempt_thread *t)
 	return true;
 }
 
+/* It died without its exit hooks. */
+static void died(struct upreempt_thread *t)
+{
+	up_lock(&t->sig->lock);
+	__atomic_store_n(&t->gone, 1, __ATOMIC_SEQ_CST);
+	sig_end_all(t, UPREEMPT_GONE);
+	up_unlock(&t->sig->lock);
+}
+
 long sig_kick(struct upreempt_thread *t)
 {
 	long ret;
@@ -150,13 +159,8 @@ long sig_kick(struct upreempt_thread *t)
 		return 0;
 	SIG_COUNT(t, ipis);
 	ret = upreempt_syscall(SYS_tgkill, t->pid, t->tid, t->signo, 0, 0, 0);
-	if (ret == -ESRCH) {
-		/* It died without its exit hooks. */
-		up_lock(&t->sig->lock);
-		__atomic_store_n(&t->gone, 1, __ATOMIC_SEQ_CST);
-		sig_end_all(t, UPREEMPT_GONE);
-		up_unlock(&t->sig->lock);
-	}
+	if (ret == -ESRCH)
+		died(t);
 	return ret;
 }
 
@@ -246,6 +250,20 @@ static int look(struct upreempt_thread *t, uint64_t seq, uint64_t deadline_ns,
 	return 1;
 }
 
+/* How long to wait until it is looked whether the thread is still there */
+#define THERE_NS	100000000ULL
+
+/* A thread that was dying when it was kicked has taken the signal with it, and nobody tells. */
+static void wait_or_look(struct upreempt_thread *t, uint32_t *word, uint32_t state, uint64_t until)
+{
+	uint64_t end = nearest(upreempt_deadline(THERE_NS), until);
+
+	up_futex_wait(word, state, end);
+	if (end != until && upreempt_now() >= end &&
+	    upreempt_syscall(SYS_tgkill, t->pid, t->tid, 0, 0, 0, 0) == -ESRCH)
+		died(t);
+}
+
 int sig_op_wait(struct upreempt_thread *t, uint64_t seq, uint64_t deadline_ns,
 		struct upreempt_event *event)
 {
@@ -260,7 +278,7 @@ int sig_op_wait(struct upreempt_thread *t, uint64_t seq, uint64_t deadline_ns,
 		up_unlock(&t->sig->lock);
 		if (ret <= 0)
 			return ret;
-		up_futex_wait(&r->state, state, until);
+		wait_or_look(t, &r->state, state, until);
 		__atomic_sub_fetch(&r->waiters, 1, __ATOMIC_SEQ_CST);
 	}
 }
