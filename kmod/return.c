@@ -156,6 +156,8 @@ void up_return_work(struct work_struct *work)
 	raw_spin_lock_irq(&t->lock);
 	memcpy(at, t->return_at, sizeof(at));
 	raw_spin_unlock_irq(&t->lock);
+	if (up_thread_moved_on(t))
+		memset(at, 0, sizeof(at));
 
 	for (i = 0; i < UP_RETURNS; i++) {
 		event = &t->return_event[i];
@@ -171,9 +173,13 @@ void up_return_work(struct work_struct *work)
 		some |= !!*event;
 	}
 
+	/* It has execed meanwhile, maybe set-uid: the kernel has removed those that were set before. */
+	for (i = 0; i < UP_RETURNS && up_thread_moved_on(t); i++)
+		up_return_unbreak(&t->return_event[i]);
+
 	raw_spin_lock_irq(&t->lock);
-	if (!some && !memcmp(at, t->return_at, sizeof(at)))
-		t->return_failed = true;
+	if (!memcmp(at, t->return_at, sizeof(at)))
+		t->return_failed = !some;
 	raw_spin_unlock_irq(&t->lock);
 }
 

@@ -363,6 +363,7 @@ static bool up_thread_finish_locked(struct up_thread *t, enum upreempt_outcome o
 	if (!up_world_gone(t, by_itself))
 		return false;
 	t->closing = true;
+	up_return_drop(t);
 	up_request_drop_all(t, outcome);
 	up_attention_update(t);
 	WRITE_ONCE(up_slot(t)->tid, 0);
