@@ -589,14 +589,16 @@ void up_hook(struct user_return_notifier *urn)
 	up_step_end(t, regs);
 	if (t->closing || up_thread_moved_on(t)) {
 		/* What the gate took must be given back before nobody remembers it. */
-		if (!up_thread_moved_on(t))
-			up_gate_undo(t, regs);
+		if (!up_thread_moved_on(t)) {
+			raw_spin_lock(&t->lock);
+			up_gate_undo_at_return(t, regs);
+			raw_spin_unlock(&t->lock);
+		}
 		up_thread_detach(t);
 		return;
 	}
 	raw_spin_lock(&t->lock);
-	if (t->gates && !up_gate_undo(t, regs))
-		up_gate_mend_frame(t, regs);
+	up_gate_undo_at_return(t, regs);
 	if (t->resume_valid)
 		up_resume_apply(t, regs);
 	/* A handler that was entered on the way back from POLL came by no will of its own. */
@@ -611,12 +613,12 @@ void up_hook(struct user_return_notifier *urn)
 	if (t->step_ip && !up_step_set(t, regs))
 		up_retry_later(t);
 	t->stepped = false;
-	if (!t->return_asked)
-		up_return_drop(t);
-	t->return_asked = false;
+	up_return_visited(t);
 	t->cooperating = false;
 	up_attention_update(t);
-	if (!up_wanted(t))
+	up_inject(hook_end_delay);
+	/* A stop may have ended since a step was set: no signal's frame must get the flag. */
+	if (!up_wanted(t) && !t->stepping)
 		up_disarm(t);
 	raw_spin_unlock(&t->lock);
 }

@@ -21,6 +21,7 @@
  * the fault is complete.
  */
 #include <asm/sigframe.h>
+#include <linux/err.h>
 #include <linux/freezer.h>
 #include <linux/mm.h>
 #include <linux/sched/signal.h>
@@ -77,23 +78,43 @@ unsigned long up_gate_true_ip(struct up_thread *t, unsigned long ip, unsigned lo
 	return e ? e->ip : ip;
 }
 
+static void up_gate_forget(struct up_thread *t, struct up_gate_entry *e)
+{
+	t->gates_left -= e->left;
+	e->left = false;
+	e->ip = 0;
+	WRITE_ONCE(t->gates, t->gates - 1);
+}
+
+static struct up_gate_entry *up_gate_give_back(struct up_thread *t, struct pt_regs *regs)
+{
+	struct up_gate_entry *e = up_gate_find(t, regs->ip, regs->sp);
+
+	if (!e)
+		return NULL;
+	up_inject(undo_delay);
+	regs->ip = e->ip;
+	regs->flags = (regs->flags & ~X86_EFLAGS_RF) | e->rf;	/* the fault set RF */
+	regs->orig_ax = -1;
+	return e;
+}
+
 /*
  * Give the PC back. Context: the thread itself, interrupts off.
  * Return: whether it was at the gate.
  */
 bool up_gate_undo(struct up_thread *t, struct pt_regs *regs)
 {
-	struct up_gate_entry *e = up_gate_find(t, regs->ip, regs->sp);
+	struct up_gate_entry *e = up_gate_give_back(t, regs);
 
-	if (!e)
-		return false;
-	up_inject(undo_delay);
-	regs->ip = e->ip;
-	regs->flags = (regs->flags & ~X86_EFLAGS_RF) | e->rf;	/* the fault set RF */
-	regs->orig_ax = -1;
-	e->ip = 0;
-	WRITE_ONCE(t->gates, t->gates - 1);
-	return true;
+	if (e)
+		up_gate_forget(t, e);
+	return e;
+}
+
+static bool up_gate_in_frame(struct up_thread *t, const struct sigcontext *sc)
+{
+	return up_gate_find(t, sc->ip, sc->sp);
 }
 
 /*
@@ -101,42 +122,70 @@ bool up_gate_undo(struct up_thread *t, struct pt_regs *regs)
  * ago, says that the gate's address was interrupted: put the true PC there. Where that
  * takes a fault the frame stays as it is, and the return from the handler comes by the gate.
  * Context: the thread itself, interrupts off, under t->lock.
+ * Return: whether no frame needs its entry any more.
  */
-void up_gate_mend_frame(struct up_thread *t, const struct pt_regs *regs)
+static bool up_gate_mend_frame(struct up_thread *t, const struct pt_regs *regs)
 {
-	struct rt_sigframe __user *frame = (struct rt_sigframe __user *)regs->sp;
+	struct rt_sigframe __user *frame;
 	struct up_gate_entry *e;
-	u64 ip, sp;
+	struct sigcontext sc;
 
-	if (!t->gates || !up_at_signal_entry(regs) ||
-	    copy_from_user_nofault(&ip, &frame->uc.uc_mcontext.ip, sizeof(ip)) ||
-	    copy_from_user_nofault(&sp, &frame->uc.uc_mcontext.sp, sizeof(sp)))
+	if (likely(!t->gates))
+		return true;
+	frame = up_signal_frame(t, regs, up_gate_in_frame, &sc);
+	if (IS_ERR_OR_NULL(frame))
+		return !frame;
+	e = up_gate_find(t, sc.ip, sc.sp);
+	sc.ip = e->ip;
+	if (copy_to_user_nofault(&frame->uc.uc_mcontext.ip, &sc.ip, sizeof(sc.ip)))
+		return false;
+	up_gate_forget(t, e);
+	return true;
+}
+
+/* The hook. No frame is half written any more. Context: interrupts off, under t->lock. */
+void up_gate_undo_at_return(struct up_thread *t, struct pt_regs *regs)
+{
+	bool done = up_gate_undo(t, regs) || up_gate_mend_frame(t, regs);
+	struct up_gate_entry *e;
+
+	if (likely(!t->gates_left))
 		return;
-	e = up_gate_find(t, ip, sp);
-	if (!e || copy_to_user_nofault(&frame->uc.uc_mcontext.ip, &e->ip, sizeof(e->ip)))
-		return;
-	e->ip = 0;
-	WRITE_ONCE(t->gates, t->gates - 1);
+	for (e = t->gate; e < t->gate + UP_GATE_DEPTH; e++) {
+		if (e->left && done)
+			up_gate_forget(t, e);
+		e->left = false;
+	}
+	t->gates_left = 0;
 }
 
 /*
  * Switched out on its way into the gate: whoever looks at the thread now (a debugger, a
  * core dump) sees where it really is. The hook sends it back when it runs again.
+ *
+ * A thread that is @switched out may be writing a signal's frame, which has the gate's address
+ * already: its entry stays until the hook has looked.
  * Context: the thread itself, in sched_out or in the gate.
  * Return: whether the PC has changed.
  */
-bool up_gate_left(struct up_thread *t, struct pt_regs *regs)
+bool up_gate_left(struct up_thread *t, struct pt_regs *regs, bool switched)
 {
+	struct up_gate_entry *e;
 	unsigned long flags;
-	bool undone;
 
 	raw_spin_lock_irqsave(&t->lock, flags);
-	undone = up_gate_undo(t, regs);
-	if (!undone)
+	e = up_gate_give_back(t, regs);
+	if (!e) {
 		up_gate_mend_frame(t, regs);
+	} else if (!switched) {
+		up_gate_forget(t, e);
+	} else if (!e->left) {
+		e->left = true;
+		t->gates_left++;
+	}
 	up_attention_update(t);
 	raw_spin_unlock_irqrestore(&t->lock, flags);
-	return undone;
+	return e;
 }
 
 /*
@@ -256,6 +305,7 @@ static bool up_gate_polled(struct up_thread *t, struct pt_regs *regs)
 	    code[0] != 0x84 || code[1] != 0)
 		return false;
 	regs->ip += sizeof(code);
+	regs->flags &= ~X86_EFLAGS_RF;		/* the fault set it, for the instruction it left */
 	WRITE_ONCE(up_slot(t)->trigger, up_trigger_address(t));
 	/* Before we look: whoever set it before has said why, and who does it later sets it. */
 	smp_mb();
@@ -299,7 +349,7 @@ vm_fault_t up_gate_fault(struct up_domain *d, struct vm_fault *vmf)
 		return VM_FAULT_NOPAGE;
 	}
 	/* Under its lock: to be switched out here undoes it as well. */
-	entered = t->task == current && up_gate_left(t, regs);
+	entered = t->task == current && up_gate_left(t, regs, false);
 	/* Not: a jump to here by the program, a load. But maybe switched out in this fault. */
 	if (!entered && (t->task != current || !(vmf->flags & FAULT_FLAG_INSTRUCTION) ||
 			 regs->ip == vmf->real_address)) {
@@ -309,7 +359,7 @@ vm_fault_t up_gate_fault(struct up_domain *d, struct vm_fault *vmf)
 
 	mmap_read_unlock(mm);
 	if (entered) {
-		up_thread_leave_gates(regs);
+		up_thread_leave_gates(regs, false);
 		up_gate_wait(t, regs->ip);
 	}
 	up_thread_put(t);

@@ -33,6 +33,7 @@ extern unsigned int up_guards_off;
 extern unsigned int up_inject_ipi_delay_us;
 extern unsigned int up_inject_kick_delay_us;
 extern unsigned int up_inject_hook_delay_us;
+extern unsigned int up_inject_hook_end_delay_us;
 extern unsigned int up_inject_sched_in_delay_us;
 extern unsigned int up_inject_gate_delay_us;
 extern unsigned int up_inject_undo_delay_us;

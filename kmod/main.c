@@ -19,6 +19,9 @@ MODULE_PARM_DESC(inject_kick_delay_us, "test build: busy wait between reading wh
 unsigned int up_inject_hook_delay_us;
 module_param_named(inject_hook_delay_us, up_inject_hook_delay_us, uint, 0600);
 MODULE_PARM_DESC(inject_hook_delay_us, "test build: busy wait in the hook");
+unsigned int up_inject_hook_end_delay_us;
+module_param_named(inject_hook_end_delay_us, up_inject_hook_end_delay_us, uint, 0600);
+MODULE_PARM_DESC(inject_hook_end_delay_us, "test build: busy wait at the end of the hook, after the last change to the frame");
 unsigned int up_inject_sched_in_delay_us;
 module_param_named(inject_sched_in_delay_us, up_inject_sched_in_delay_us, uint, 0600);
 MODULE_PARM_DESC(inject_sched_in_delay_us, "test build: busy wait in sched_in, before it looks");

@@ -24,7 +24,9 @@
 #include "upreempt.h"
 
 #define UP_RETURN_SCAN	8192UL		/* bytes of the stack */
+#define UP_RETURN_WORDS	192		/* of it that may be addresses: each is looked up */
 #define UP_RETURN_LOOKS	64		/* at code: each may fault, with interrupts off */
+#define UP_RETURN_RETRY	(HZ / 100)	/* jiffies */
 #define UP_CALL_MAX	7		/* bytes: ff /2 with SIB and disp32 */
 
 /* Is there a call immediately before @ip? By its form; one that is none costs a breakpoint. */
@@ -44,17 +46,28 @@ static bool up_behind_call(unsigned long ip)
 	return false;
 }
 
+/* What a search may still cost, with interrupts off. */
+struct up_return_budget {
+	unsigned int words, looks;
+};
+
 static bool up_return_fits(const struct up_thread *t, unsigned long ip,
-			   const unsigned long *at, unsigned int n, unsigned int *looks)
+			   const unsigned long *at, unsigned int n, struct up_return_budget *left)
 {
 	unsigned int i;
 
-	if (ip < PAGE_SIZE || ip >= TASK_SIZE_MAX || up_check_code(t, ip))
+	if (ip < PAGE_SIZE || ip >= TASK_SIZE_MAX)
 		return false;
 	for (i = 0; i < n; i++)
 		if (at[i] == ip)
 			return false;
-	return *looks && (*looks)-- && up_behind_call(ip);
+	if (!left->words)
+		return false;
+	left->words--;
+	if (up_check_code(t, ip) || !left->looks)
+		return false;
+	left->looks--;
+	return up_behind_call(ip);
 }
 
 /* Return: how many it has found, the innermost first. */
@@ -62,7 +75,8 @@ static unsigned int up_return_find(const struct up_thread *t, unsigned long sp,
 				   unsigned long *at)
 {
 	unsigned long word[32], end = ALIGN_DOWN(sp, sizeof(*word)) + UP_RETURN_SCAN;
-	unsigned int n = 0, looks = UP_RETURN_LOOKS, i, bytes;
+	struct up_return_budget left = { .words = UP_RETURN_WORDS, .looks = UP_RETURN_LOOKS };
+	unsigned int n = 0, i, bytes;
 
 	if (sp < t->stack_hi)
 		end = min(end, t->stack_hi);
@@ -72,9 +86,9 @@ static unsigned int up_return_find(const struct up_thread *t, unsigned long sp,
 		if (copy_from_user_nofault(word, (void __user *)sp, bytes))
 			break;
 		for (i = 0; i < bytes / sizeof(*word); i++) {
-			if (up_return_fits(t, word[i], at, n, &looks))
+			if (up_return_fits(t, word[i], at, n, &left))
 				at[n++] = word[i];
-			if (n == UP_RETURNS)
+			if (n == UP_RETURNS || !left.words || !left.looks)
 				return n;
 		}
 	}
@@ -93,15 +107,35 @@ enum upreempt_reason up_return_ask(struct up_thread *t, const struct pt_regs *re
 {
 	unsigned long at[UP_RETURNS] = { 0 };
 
+	/* Once for all who ask in this visit of the hook: it is the same stack. */
+	if (t->return_said)
+		return t->return_said;
+	t->return_said = UPREEMPT_R_NO_RETURN;
 	if (!up_return_find(t, regs->sp, at))
 		return UPREEMPT_R_NO_RETURN;
 	t->return_asked = true;
 	if (memcmp(at, t->return_at, sizeof(at))) {
 		memcpy(t->return_at, at, sizeof(at));
 		t->return_failed = false;
+		t->return_tried = jiffies;
+		up_thread_wake(t, UP_IRQ_RETURN);
+	} else if (t->return_failed && jiffies - t->return_tried > UP_RETURN_RETRY) {
+		/* Others may have given theirs back. */
+		t->return_tried = jiffies;
 		up_thread_wake(t, UP_IRQ_RETURN);
 	}
-	return t->return_failed ? UPREEMPT_R_NO_RETURN : UPREEMPT_R_RETURNING;
+	if (!t->return_failed)
+		t->return_said = UPREEMPT_R_RETURNING;
+	return t->return_said;
+}
+
+/* Under t->lock, the end of the hook: what this visit did not ask for goes. */
+void up_return_visited(struct up_thread *t)
+{
+	if (!t->return_asked)
+		up_return_drop(t);
+	t->return_asked = false;
+	t->return_said = UPREEMPT_R_NONE;
 }
 
 /* Under t->lock: nobody waits for it any more. */
@@ -154,6 +188,9 @@ void up_return_work(struct work_struct *work)
 	unsigned int i;
 
 	raw_spin_lock_irq(&t->lock);
+	/* A stop of the world that waited for the thread ends without the thread's own lock. */
+	if (!t->attention && !up_world_waits(t))
+		memset(t->return_at, 0, sizeof(t->return_at));
 	memcpy(at, t->return_at, sizeof(at));
 	raw_spin_unlock_irq(&t->lock);
 	if (up_thread_moved_on(t))
@@ -173,7 +210,7 @@ void up_return_work(struct work_struct *work)
 		some |= !!*event;
 	}
 
-	/* It has execed meanwhile, maybe set-uid: the kernel has removed those that were set before. */
+	/* It has execed meanwhile, maybe set-uid: the kernel has removed what was set before. */
 	for (i = 0; i < UP_RETURNS && up_thread_moved_on(t); i++)
 		up_return_unbreak(&t->return_event[i]);
 

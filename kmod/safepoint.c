@@ -11,6 +11,8 @@
 
 #include "upreempt.h"
 
+#define UP_SIGNAL_FRAMES	8	/* of signals that come at once */
+
 /*
  * The kernel aborts an rseq section when the thread is preempted inside it. A redirect
  * moves the PC out of the section, so that later preemption would go unnoticed and the
@@ -49,6 +51,43 @@ bool up_at_signal_entry(const struct pt_regs *regs)
 	return regs->dx == regs->sp + offsetof(struct rt_sigframe, uc) &&
 	       regs->si == regs->sp + offsetof(struct rt_sigframe, info) &&
 	       regs->di - 1 < _NSIG && !regs->ax;
+}
+
+/**
+ * up_signal_frame - a frame of the signals that have just come, several of them at once
+ * @t: current's registration
+ * @regs: its final user frame
+ * @has: says of a frame's registers whether it is the one
+ * @sc: its registers
+ *
+ * The kernel wrote them a moment ago, one below the other; the first has what the thread was
+ * interrupted with, the others the first instruction of the handler before.
+ *
+ * Context: interrupts off.
+ * Return: the frame; NULL: there is none; -EFAULT: one could not be read now.
+ */
+struct rt_sigframe __user *up_signal_frame(struct up_thread *t, const struct pt_regs *regs,
+					   bool (*has)(struct up_thread *t,
+						       const struct sigcontext *sc),
+					   struct sigcontext *sc)
+{
+	struct rt_sigframe __user *frame;
+	struct pt_regs at = *regs;
+	unsigned int i;
+
+	for (i = 0; i < UP_SIGNAL_FRAMES && up_at_signal_entry(&at); i++) {
+		frame = (struct rt_sigframe __user *)at.sp;
+		if (copy_from_user_nofault(sc, &frame->uc.uc_mcontext, sizeof(*sc)))
+			return (struct rt_sigframe __user __force *)ERR_PTR(-EFAULT);
+		if (has(t, sc))
+			return frame;
+		at.sp = sc->sp;
+		at.di = sc->di;
+		at.si = sc->si;
+		at.dx = sc->dx;
+		at.ax = sc->ax;
+	}
+	return NULL;
 }
 
 /*

@@ -22,13 +22,13 @@
  */
 #include <asm/debugreg.h>
 #include <asm/sigframe.h>
+#include <linux/err.h>
 #include <linux/kdebug.h>
 #include <linux/uaccess.h>
 
 #include "upreempt.h"
 
 #define UP_INSN_MAX	15		/* bytes */
-#define UP_STEP_FRAMES	8		/* of signals that come at once */
 
 /* Whether one step over the instruction at @ip changes nothing that the program can see. */
 static bool up_step_fits(unsigned long ip)
@@ -97,60 +97,80 @@ bool up_step_set(struct up_thread *t, struct pt_regs *regs)
 	if (!here)
 		return false;
 	t->stepping = true;
+	t->step_sp = regs->sp;
 	regs->flags |= X86_EFLAGS_TF;
 	return true;
 }
 
-/*
- * A signal came in place of the trap: its frame, or that of the first of several, has our flag.
- * The kernel wrote them a moment ago. What cannot be read now is caught by the trap that it will
- * raise one day.
- */
-static void up_step_mend(struct up_thread *t, const struct pt_regs *regs)
+static bool up_step_in_frame(struct up_thread *t, const struct sigcontext *sc)
 {
-	struct pt_regs at = *regs;
+	return sc->flags & X86_EFLAGS_TF && sc->sp == t->step_sp;
+}
+
+/*
+ * A signal came in place of the trap: its frame, or that of the first of several, has our flag,
+ * for @sure or maybe. Where it cannot be read or written now the flag will raise its trap one day,
+ * which is swallowed.
+ */
+static void up_step_mend(struct up_thread *t, const struct pt_regs *regs, bool sure)
+{
+	struct rt_sigframe __user *frame;
 	struct sigcontext sc;
-	unsigned int i;
 
-	if (!up_at_signal_entry(&at) || !up_guard(UP_GUARD_STEP_FRAME))
+	/* The stack as it was: it is stepped at a handler's start, with an older frame. */
+	if (regs->sp == t->step_sp || !up_at_signal_entry(regs) || !up_guard(UP_GUARD_STEP_FRAME))
 		return;
-	for (i = 0; i < UP_STEP_FRAMES && up_at_signal_entry(&at); i++) {
-		struct rt_sigframe __user *frame = (struct rt_sigframe __user *)at.sp;
-
-		if (copy_from_user_nofault(&sc, &frame->uc.uc_mcontext, sizeof(sc)))
-			break;
-		if (sc.flags & X86_EFLAGS_TF) {
-			sc.flags &= ~X86_EFLAGS_TF;
-			if (copy_to_user_nofault(&frame->uc.uc_mcontext.flags, &sc.flags,
-						 sizeof(sc.flags)))
-				break;
+	frame = up_signal_frame(t, regs, up_step_in_frame, &sc);
+	if (!IS_ERR_OR_NULL(frame)) {
+		sc.flags &= ~X86_EFLAGS_TF;
+		if (!copy_to_user_nofault(&frame->uc.uc_mcontext.flags, &sc.flags,
+					  sizeof(sc.flags)))
 			return;
-		}
-		at.sp = sc.sp;
-		at.di = sc.di;
-		at.si = sc.si;
-		at.dx = sc.dx;
-		at.ax = sc.ax;
 	}
-	t->step_lost = true;
+	if (frame || sure)
+		t->step_lost = true;
+}
+
+/* Return: whether the flag was where it belongs. */
+static bool up_step_clear(struct up_thread *t, struct pt_regs *regs)
+{
+	bool had = regs->flags & X86_EFLAGS_TF;
+
+	t->stepping = false;
+	regs->flags &= ~X86_EFLAGS_TF;
+	if (!had)
+		up_step_mend(t, regs, true);
+	return had;
 }
 
 /**
  * up_step_end - the trap flag is the thread's own again
  * @t: current's registration
- * @regs: its user frame
+ * @regs: its final user frame
  *
- * Context: interrupts off, also under rq->lock.
+ * Context: interrupts off; a trap, or the hook.
  */
 void up_step_end(struct up_thread *t, struct pt_regs *regs)
 {
-	if (likely(!t->stepping))
+	if (unlikely(t->stepping))
+		up_step_clear(t, regs);
+	else if (unlikely(t->step_left))
+		up_step_mend(t, regs, false);
+	t->step_left = false;
+}
+
+/*
+ * The same in sched_out. There may be a signal's frame that was being written, and has the flag
+ * by now: the hook will look.
+ */
+void up_step_left(struct up_thread *t, struct pt_regs *regs)
+{
+	if (likely(!t->stepping) || !up_step_clear(t, regs))
 		return;
-	t->stepping = false;
-	if (regs->flags & X86_EFLAGS_TF)
-		regs->flags &= ~X86_EFLAGS_TF;
-	else
-		up_step_mend(t, regs);
+	raw_spin_lock(&t->lock);
+	t->step_left = true;
+	up_attention_update(t);
+	raw_spin_unlock(&t->lock);
 }
 
 /* Context: a trap, interrupts off. */

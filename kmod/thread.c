@@ -58,7 +58,7 @@ static void up_sched_out(struct preempt_notifier *pn, struct task_struct *next)
 	struct up_thread *t = container_of(pn, struct up_thread, pn);
 
 	if (unlikely(t->armed)) {
-		up_step_end(t, task_pt_regs(current));
+		up_step_left(t, task_pt_regs(current));
 		if (up_guard(UP_GUARD_SCHED_OUT))
 			up_disarm(t);
 	}
@@ -76,7 +76,7 @@ static void up_sched_out(struct preempt_notifier *pn, struct task_struct *next)
 		}
 	} else {
 		if (unlikely(t->gates))
-			up_thread_leave_gates(task_pt_regs(current));
+			up_thread_leave_gates(task_pt_regs(current), true);
 		up_uprobe_left(t, task_pt_regs(current));
 		if (unlikely(READ_ONCE(t->attention) & UP_ATT_PENDING))
 			up_frame_requests(t, task_pt_regs(current));
@@ -208,8 +208,8 @@ bool up_thread_at_gate(struct up_thread *t, const struct pt_regs *regs)
 	return false;
 }
 
-/* Give the current thread its PC back, from all gates. */
-void up_thread_leave_gates(struct pt_regs *regs)
+/* Give the current thread its PC back, from all gates. @switched: in sched_out. */
+void up_thread_leave_gates(struct pt_regs *regs, bool switched)
 {
 	struct preempt_notifier *pn;
 	struct up_thread *t;
@@ -223,7 +223,7 @@ void up_thread_leave_gates(struct pt_regs *regs)
 				continue;
 			t = container_of(pn, struct up_thread, pn);
 			if (t->gates)
-				again |= up_gate_left(t, regs);
+				again |= up_gate_left(t, regs, switched);
 		}
 	}
 }

@@ -95,6 +95,7 @@
 #define UP_ATT_CLOSE	BIT(2)	/* the domain is closed: leave it */
 #define UP_ATT_RESUME	BIT(3)	/* registers wait to be loaded */
 #define UP_ATT_WANTED	BIT(4)	/* a REDIRECT that the hook has not seen yet */
+#define UP_ATT_FRAME	BIT(5)	/* a signal's frame may have what a switch took back */
 
 enum up_arm_from {
 	UP_FROM_SELF, UP_FROM_IPI, UP_FROM_SCHED_IN, UP_FROM_TIMER, UP_FROM_GATE, UP_FROM_RETURN
@@ -140,6 +141,7 @@ struct up_gate_entry {
 	unsigned long sp;
 	unsigned long ip;
 	unsigned long rf;
+	bool left;			/* the PC was given back, but see up_gate_left() */
 };
 
 /* How a stop of the world found a thread; up_world.count counts from LATE on. */
@@ -190,18 +192,23 @@ struct up_thread {
 	struct up_request reqs[UP_MAX_REQUESTS];
 	struct up_gate_entry gate[UP_GATE_DEPTH];
 	u32 gate_next;
-	u32 gates;			/* entries that nobody came back for yet */
+	u32 gates;			/* entries that nobody came back for yet, */
+	u32 gates_left;			/* and those that a switch has left */
 
 	/* single steps: only by the thread itself, interrupts off; see step.c */
 	bool stepping;			/* the trap flag in its frame is ours */
 	bool stepped;			/* its trap has come, and the hook not seen it yet */
 	bool step_lost;			/* a trap flag of ours may be where we could not clear it */
+	bool step_left;			/* or in a frame that was being written; under lock */
 	unsigned long step_ip;		/* where the hook wants one; 0: does not */
+	unsigned long step_sp;		/* the stack pointer at the last one */
 
 	/* breakpoints where it may return to: under lock; see return.c */
 	unsigned long return_at[UP_RETURNS];	/* wanted; 0: none */
-	bool return_asked;		/* by this visit of the hook */
+	bool return_asked;		/* by this visit of the hook: */
+	u8 return_said;			/* enum upreempt_reason; NONE: not yet */
 	bool return_failed;		/* none could be set */
+	unsigned long return_tried;	/* jiffies */
 	struct perf_event *return_event[UP_RETURNS];	/* the work item's */
 	struct work_struct return_work;
 
@@ -449,7 +456,7 @@ void up_zombie_add(struct up_thread *t);
 void up_zombie_settle(struct up_thread *t);
 unsigned long up_thread_true_ip(struct task_struct *task, const struct pt_regs *regs);
 bool up_thread_at_gate(struct up_thread *t, const struct pt_regs *regs);
-void up_thread_leave_gates(struct pt_regs *regs);
+void up_thread_leave_gates(struct pt_regs *regs, bool switched);
 
 /* wait.c */
 int up_wait_outcome(struct up_thread *t, const struct up_request *r, u64 seq, u64 deadline_ns,
@@ -507,9 +514,9 @@ unsigned long up_trigger_address(const struct up_thread *t);
 void up_poll_set(struct up_thread *t);
 bool up_gate_enter(struct up_thread *t, struct pt_regs *regs);
 int up_held_wait(struct up_thread *t);
-void up_gate_mend_frame(struct up_thread *t, const struct pt_regs *regs);
 bool up_gate_undo(struct up_thread *t, struct pt_regs *regs);
-bool up_gate_left(struct up_thread *t, struct pt_regs *regs);
+void up_gate_undo_at_return(struct up_thread *t, struct pt_regs *regs);
+bool up_gate_left(struct up_thread *t, struct pt_regs *regs, bool switched);
 unsigned long up_gate_true_ip(struct up_thread *t, unsigned long ip, unsigned long sp);
 vm_fault_t up_gate_fault(struct up_domain *d, struct vm_fault *vmf);
 
@@ -522,6 +529,10 @@ enum upreempt_reason up_check_sample(struct up_thread *t, struct pt_regs *regs);
 bool up_in_uprobe(struct up_thread *t, const struct pt_regs *regs, bool returning);
 void __up_uprobe_left(struct up_thread *t, const struct pt_regs *regs);
 bool up_at_signal_entry(const struct pt_regs *regs);
+struct rt_sigframe __user *up_signal_frame(struct up_thread *t, const struct pt_regs *regs,
+					   bool (*has)(struct up_thread *t,
+						       const struct sigcontext *sc),
+					   struct sigcontext *sc);
 bool up_reason_is_final(enum upreempt_reason reason);
 enum upreempt_reason up_strategy(struct up_thread *t, const struct pt_regs *regs,
 				 enum upreempt_reason why, u32 strategies, u32 taken, u32 most);
@@ -539,6 +550,7 @@ int up_code_remove(struct up_domain *d, u64 id, bool *staged);
 
 /* return.c */
 enum upreempt_reason up_return_ask(struct up_thread *t, const struct pt_regs *regs);
+void up_return_visited(struct up_thread *t);
 void __up_return_drop(struct up_thread *t);
 void up_return_work(struct work_struct *work);
 void up_return_free(struct up_thread *t);
@@ -555,6 +567,7 @@ enum upreempt_reason up_step_ask(struct up_thread *t, const struct pt_regs *regs
 				 u32 most);
 bool up_step_set(struct up_thread *t, struct pt_regs *regs);
 void up_step_end(struct up_thread *t, struct pt_regs *regs);
+void up_step_left(struct up_thread *t, struct pt_regs *regs);
 int up_step_init(void);
 void up_step_exit(void);
 

@@ -118,6 +118,8 @@ void up_world_stood(struct up_thread *t, enum up_world_state how, unsigned long 
 		w->last_ns = now;
 		up_world_describe(t, &w->slowest, now - w->request_ns);
 	}
+	if (late && w->strategies & UPREEMPT_BY_RETURN)
+		up_thread_wake(t, UP_IRQ_RETURN);
 	trace_upreempt_world_thread(t->domain->id, t->tid, how, t->w_reason, t->w_attempts, ip,
 				    now - w->request_ns);
 	up_world_settle(w);
@@ -279,7 +281,12 @@ void up_world_release_locked(struct up_domain *d)
 {
 	struct up_world *w = &d->world;
 	u64 ns = ktime_get_ns() - w->request_ns;
+	struct up_thread *t;
 
+	/* Nobody waits for their return any more. */
+	if (w->strategies & UPREEMPT_BY_RETURN)
+		list_for_each_entry(t, &w->late, w_late)
+			up_thread_wake(t, UP_IRQ_RETURN);
 	/* Their nodes stay as they are: a state of a past epoch says that they are on no list. */
 	INIT_LIST_HEAD(&w->late);
 	w->depth = 0;

@@ -320,6 +320,7 @@ RAW_FN void raw_params_reset(void)
 	raw_param("inject_ipi_delay_us", 0);
 	raw_param("inject_kick_delay_us", 0);
 	raw_param("inject_hook_delay_us", 0);
+	raw_param("inject_hook_end_delay_us", 0);
 	raw_param("inject_sched_in_delay_us", 0);
 	raw_param("inject_gate_delay_us", 0);
 	raw_param("inject_undo_delay_us", 0);
@@ -336,6 +337,23 @@ RAW_FN bool raw_is_inject_build(int fd)
 }
 
 /* -------- processes and CPUs -------- */
+
+/* Does the process run the program of that name? */
+RAW_FN bool raw_comm_is(int pid, const char *name)
+{
+	char path[64], text[32] = "";
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/%d/comm", pid);
+	f = fopen(path, "r");
+	if (f) {
+		if (!fgets(text, sizeof(text), f))
+			text[0] = 0;
+		fclose(f);
+	}
+	text[strcspn(text, "\n")] = 0;
+	return !strcmp(text, name);
+}
 
 RAW_FN int raw_gettid(void)
 {

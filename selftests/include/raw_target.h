@@ -195,6 +195,48 @@ RAW_FN int raw_on_other_cpu(struct raw_target *t, struct raw *r,
 	return raw_target_start(t);
 }
 
+/*
+ * Takes the CPU away from a thread for a moment, as often as it can: where the kernel can be
+ * preempted, in the middle of what it does for the thread.
+ */
+struct raw_preempter {
+	pthread_t thread;
+	volatile bool stop;
+};
+
+RAW_FN void *raw_preempter_main(void *arg)
+{
+	struct raw_preempter *p = arg;
+
+	while (!p->stop)
+		raw_sleep_us(20);
+	return NULL;
+}
+
+/* Pins the thread, and one beside it that is more important, to the last CPU. */
+RAW_FN int raw_preempt(struct raw_preempter *p, int tid)
+{
+	struct sched_param fifo = { .sched_priority = 1 };
+	cpu_set_t set;
+	int ret;
+
+	CPU_ZERO(&set);
+	CPU_SET(raw_cpus() - 1, &set);
+	if (sched_setaffinity(tid, sizeof(set), &set))
+		return -errno;
+	p->stop = false;
+	ret = -pthread_create(&p->thread, NULL, raw_preempter_main, p);
+	if (!ret)
+		ret = -pthread_setaffinity_np(p->thread, sizeof(set), &set);
+	return ret ?: -pthread_setschedparam(p->thread, SCHED_FIFO, &fifo);
+}
+
+RAW_FN void raw_preempt_end(struct raw_preempter *p)
+{
+	p->stop = true;
+	pthread_join(p->thread, NULL);
+}
+
 /* A thread that is asleep in read() when this returns. */
 RAW_FN int raw_reader(struct raw_target *t, struct raw *r, enum raw_landing_kind landing)
 {

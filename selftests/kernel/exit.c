@@ -443,21 +443,6 @@ TEST_F(end, vfork_child_is_left_alone)
 
 /* -------- exec -------- */
 
-static bool is_shell(pid_t pid)
-{
-	char path[64], text[32] = "";
-	FILE *f;
-
-	snprintf(path, sizeof(path), "/proc/%d/comm", pid);
-	f = fopen(path, "r");
-	if (f) {
-		if (!fgets(text, sizeof(text), f))
-			text[0] = 0;
-		fclose(f);
-	}
-	return !strcmp(text, "sh\n");
-}
-
 /*
  * The reproduced bug: A opens the device without O_CLOEXEC, forks B, registers its
  * thread and executes another program. B, who has the file, redirects A: the new program
@@ -493,7 +478,7 @@ static int exec_and_redirect(bool from_thread, int *outcome)
 
 			/* A registers, and then it is another program */
 			close(go[1]);
-			if (read(go[0], &c, 1) != 1 || !RAW_UNTIL(is_shell(getppid())))
+			if (read(go[0], &c, 1) != 1 || !RAW_UNTIL(raw_comm_is(getppid(), "sh")))
 				_exit(1);
 			for (int i = 0; i < 400 && ret != -ESRCH; i++) {
 				ret = raw_ask(&r, 1, UPREEMPT_REDIRECT, 20, &e);

@@ -67,6 +67,19 @@ static void body_spin_registered_twice(struct raw_target *t)
 	raw_body_spin(t);
 }
 
+/* Registered in a, and then in b, where it has slot 0 */
+static int start_registered_twice(struct raw_target *t, struct twice *w, struct raw *a,
+				  struct raw *b)
+{
+	int ret;
+
+	raw_target_init(t, a, body_spin_registered_twice, RAW_LANDING);
+	w->other = b;
+	t->user = w;
+	ret = raw_target_start(t);
+	return ret ? ret : RAW_UNTIL(w->ready) && w->ready == 1 ? 0 : -ETIMEDOUT;
+}
+
 TEST(held_in_one_domain_and_redirected_in_another)
 {
 	struct twice w = { 0 };
@@ -77,12 +90,7 @@ TEST(held_in_one_domain_and_redirected_in_another)
 
 	ASSERT_EQ(0, raw_domain(&a, 2, 16));
 	ASSERT_EQ(0, raw_domain(&b, 2, 16));
-	raw_target_init(&t, &a, body_spin_registered_twice, RAW_LANDING);
-	w.other = &b;
-	t.user = &w;
-	ASSERT_EQ(0, raw_target_start(&t));
-	ASSERT_TRUE(RAW_UNTIL(w.ready));
-	ASSERT_EQ(1, w.ready);
+	ASSERT_EQ(0, start_registered_twice(&t, &w, &a, &b));
 
 	for (int i = 0; i < 20; i++) {
 		ASSERT_EQ(0, raw_ask(&b, 0, UPREEMPT_STOP, 0, &stop));
@@ -125,12 +133,7 @@ TEST(held_in_one_domain_passes_the_hook_of_another)
 	ASSERT_EQ(0, raw_domain(&b, 2, 16));
 	area = raw_area(raw_spin_loop, raw_spin_loop_end, UPREEMPT_CODE_SAFE, &again, 1);
 	ASSERT_EQ(0, raw_code_add(&a, &area));
-	raw_target_init(&t, &a, body_spin_registered_twice, RAW_LANDING);
-	w.other = &b;
-	t.user = &w;
-	ASSERT_EQ(0, raw_target_start(&t));
-	ASSERT_TRUE(RAW_UNTIL(w.ready));
-	ASSERT_EQ(1, w.ready);
+	ASSERT_EQ(0, start_registered_twice(&t, &w, &a, &b));
 	ASSERT_TRUE(raw_target_moves(&t));
 
 	ASSERT_EQ(0, raw_ask(&b, 0, UPREEMPT_STOP, 0, &stop));

@@ -362,4 +362,201 @@ TEST_F_TIMEOUT(ret, the_thread_ends, 120)
 	EXPECT_EQ(0, self->arg.wrong);
 }
 
+/* Calls of undeclared code that do more than to take their time. Where they are: */
+struct call_steps {
+	struct raw *raw;
+	struct raw_target *t;
+	volatile int at, go;
+	int pipe[2];
+};
+
+static void call_step(struct call_steps *c, int at)
+{
+	c->at = at;
+	while (c->go < at)
+		;
+}
+
+static void *call_that_blocks(void *s, int c, size_t n)
+{
+	struct call_steps *steps = s;
+	char byte;
+
+	call_step(steps, 1);
+	if (read(steps->pipe[0], &byte, 1) != 1)
+		steps->t->result = -EIO;
+	return s;
+}
+
+static void *call_that_unregisters(void *s, int c, size_t n)
+{
+	struct call_steps *steps = s;
+
+	call_step(steps, 1);
+	steps->t->result = raw_unregister(steps->raw, steps->t->slot);
+	call_step(steps, 2);
+	return s;
+}
+
+static int start_steps(struct raw_target *t, struct raw *r, struct call_arg *arg,
+		       struct call_steps *c, void *(*fn)(void *s, int c, size_t n))
+{
+	arg->fn = fn;
+	arg->s = c;
+	c->raw = r;
+	c->t = t;
+	raw_target_init(t, r, body, RAW_LANDING);
+	t->user = arg;
+	t->stay_registered = true;
+	return raw_target_start(t) || !RAW_UNTIL(c->at == 1);
+}
+
+/* A stop of the world, of which the one thread is late; breakpoints are set. */
+static void stop_late(struct __test_metadata *_metadata, struct raw *r, int tid)
+{
+	struct upreempt_world w = { .size = sizeof(w), .strategies = UPREEMPT_BY_RETURN };
+
+	w.deadline_ns = raw_in(50);
+	ASSERT_EQ(0, raw_ioctl(r->fd, UPREEMPT_IOC_WORLD_STOP, &w));
+	ASSERT_EQ(1, w.stragglers);
+	ASSERT_TRUE(RAW_UNTIL(!all_registers_free(tid)));
+}
+
+/* A stop of the world for which they are set ends; or the thread blocks, and is stopped so. */
+TEST_F_TIMEOUT(ret, a_world_that_goes_on, 120)
+{
+	struct call_steps c = { 0 };
+
+	free(self->arg.s);
+	ASSERT_EQ(0, pipe(c.pipe));
+	ASSERT_EQ(0, start_steps(&self->t, &self->r, &self->arg, &c, call_that_blocks));
+	for (int i = 0; i < 3; i++) {
+		stop_late(_metadata, &self->r, self->t.tid);
+		ASSERT_EQ(0, raw_world_start(&self->r));
+		EXPECT_TRUE(RAW_UNTIL(all_registers_free(self->t.tid)));
+	}
+	stop_late(_metadata, &self->r, self->t.tid);
+	c.go = 1;
+	EXPECT_TRUE(RAW_UNTIL(all_registers_free(self->t.tid)));
+	ASSERT_EQ(0, raw_world_start(&self->r));
+	self->arg.stop = 1;
+	ASSERT_EQ(1, write(c.pipe[1], "", 1));
+	EXPECT_EQ(0, raw_target_stop(&self->t));
+	EXPECT_EQ(0, self->t.result);
+	close(c.pipe[0]);
+	close(c.pipe[1]);
+	self->arg.s = NULL;
+}
+
+/* The registration ends with the request, whose outcome nobody collects. */
+TEST_F_TIMEOUT(ret, the_registration_ends, 120)
+{
+	struct upreempt_request req;
+	struct upreempt_event e;
+	struct call_steps c = { 0 };
+
+	free(self->arg.s);
+	ASSERT_EQ(0, start_steps(&self->t, &self->r, &self->arg, &c, call_that_unregisters));
+	req = raw_request_arg(self->t.slot, UPREEMPT_REDIRECT, 0);
+	req.strategies = UPREEMPT_BY_RETURN;
+	ASSERT_EQ(0, raw_ioctl(self->r.fd, UPREEMPT_IOC_REQUEST, &req));
+	ASSERT_TRUE(RAW_UNTIL(!all_registers_free(self->t.tid)));
+	c.go = 1;
+	ASSERT_TRUE(RAW_UNTIL(c.at == 2));
+	EXPECT_EQ(0, self->t.result);
+	EXPECT_TRUE(RAW_UNTIL(all_registers_free(self->t.tid)));
+	EXPECT_EQ(0, raw_wait(&self->r, self->t.slot, req.seq, RAW_LONG_MS, &e));
+	EXPECT_EQ(UPREEMPT_GONE, e.outcome);
+	self->arg.stop = 1;
+	c.go = 2;
+	EXPECT_EQ(0, raw_target_stop(&self->t));
+	self->arg.s = NULL;
+}
+
+/* Puts so many words on its stack that might be addresses: more, and the search ends before it */
+#define WORDS 400
+static volatile unsigned int words_used;
+
+static void *call_with_words(void *s, int c, size_t n)
+{
+	volatile uintptr_t words[WORDS];
+
+	for (unsigned int i = 0; i < WORDS; i++)
+		words[i] = i < words_used ? (uintptr_t)call_with_words + i : 0;
+	while (n--)
+		words[n % WORDS] = words[n % WORDS];
+	return s;
+}
+
+TEST_F_TIMEOUT(ret, many_words, 120)
+{
+	struct upreempt_event e;
+
+	self->arg.fn = call_with_words;
+	self->arg.n = 1 << 20;
+	words_used = 100;
+	ASSERT_EQ(0, start(&self->t, &self->r, &self->arg));
+	ASSERT_EQ(UPREEMPT_LANDED, ask(&self->r, self->t.slot, UPREEMPT_STOP, UPREEMPT_BY_RETURN,
+				       RAW_LONG_MS, &e));
+	EXPECT_EQ((uintptr_t)call_back, e.regs.rip);
+	words_used = WORDS;
+	ASSERT_TRUE(RAW_UNTIL(self->arg.turns > 5));
+	ASSERT_EQ(UPREEMPT_UNSAFE, ask(&self->r, self->t.slot, UPREEMPT_STOP, UPREEMPT_BY_RETURN,
+				       300, &e));
+	EXPECT_EQ(UPREEMPT_R_NO_RETURN, e.reason);
+	EXPECT_EQ(0, stop(&self->t));
+	EXPECT_EQ(0, self->arg.wrong);
+}
+
+/* exec, while breakpoints are set or being set: the new program meets none, and all are free. */
+static void *ask_for_return(void *arg)
+{
+	struct raw *r = arg;
+	struct upreempt_request req = raw_request_arg(0, UPREEMPT_REDIRECT, 0);
+
+	req.strategies = UPREEMPT_BY_RETURN;
+	if (raw_ioctl(r->fd, UPREEMPT_IOC_REQUEST, &req))
+		_exit(2);
+	for (;;)
+		pause();
+}
+
+static void *call_that_execs(void *s, int c, size_t n)
+{
+	if (!RAW_UNTIL(!all_registers_free(raw_gettid())))
+		_exit(3);
+	raw_sleep_us(n);
+	execl("/bin/sleep", "sleep", "1", NULL);
+	_exit(4);
+}
+
+TEST_F_TIMEOUT(ret, exec, 120)
+{
+	for (int i = 0; i < 4; i++) {
+		pid_t pid = fork();
+
+		ASSERT_LE(0, pid);
+		if (!pid) {
+			struct call_arg arg = { .fn = call_that_execs, .n = i * 1000 };
+			struct upreempt_code_add a = raw_area(call_back, call_two,
+							      UPREEMPT_CODE_SAFE, NULL, 0);
+			struct raw_target t;
+			pthread_t other;
+			struct raw r;
+
+			raw_target_init(&t, &r, body, RAW_LANDING);
+			if (raw_declared_domain(&r, 1) || raw_code_add(&r, &a) ||
+			    raw_target_register(&t) || pthread_create(&other, NULL, ask_for_return, &r))
+				_exit(1);
+			call_loop(&arg);
+			_exit(5);
+		}
+		ASSERT_TRUE(RAW_UNTIL(raw_comm_is(pid, "sleep"))) {
+			TH_LOG("status 0x%x", raw_reap(pid, RAW_LONG_MS));
+		}
+		EXPECT_TRUE(RAW_UNTIL(all_registers_free(pid)));
+		EXPECT_EQ(0, raw_reap(pid, RAW_LONG_MS));
+	}
+}
+
 RAW_TEST_MAIN

@@ -261,6 +261,50 @@ TEST_F(sig, stop_holds_at_the_handlers_first_instruction)
 }
 
 /* A handler that leaves by siglongjmp, again and again, under stops and redirects. */
+/*
+ * A signal meets a thread on its way into the gate, and its frame is half written, with the gate's
+ * address, when the thread is switched out and gets its PC back. Or it is released just then.
+ */
+TEST_F_TIMEOUT(sig, frame_half_written, 120)
+{
+	struct sigaction sa = { .sa_sigaction = on_signal, .sa_flags = SA_SIGINFO };
+	uint64_t n = raw_scale(4000), blocked = 0;
+	struct raw_preempter preempter;
+	struct upreempt_event e;
+	struct raw_target t;
+
+	RAW_NEED_INJECT(self->r.fd);
+	handled = nested = bad_frames = 0;
+	ASSERT_EQ(0, sigaction(SIGUSR1, &sa, NULL));
+	sa.sa_sigaction = on_nested;
+	ASSERT_EQ(0, sigaction(SIGUSR2, &sa, NULL));
+	ASSERT_EQ(0, raw_spinner(&t, &self->r, RAW_NO_LANDING));
+	ASSERT_EQ(0, raw_preempt(&preempter, t.tid));
+	ASSERT_EQ(0, raw_param("inject_hook_end_delay_us", 100));
+	for (uint64_t i = 0; i < n; i++) {
+		uint64_t seq, before = handled;
+
+		ASSERT_EQ(0, raw_post(&self->r, t.slot, UPREEMPT_STOP, 0, 0, &seq));
+		raw_sleep_us(i % 4 * 50);
+		ASSERT_EQ(0, pthread_kill(t.thread, SIGUSR1));
+		ASSERT_EQ(0, raw_wait(&self->r, t.slot, seq, RAW_LONG_MS, &e));
+		blocked += e.outcome == UPREEMPT_BLOCKED;
+		ASSERT_TRUE(e.outcome == UPREEMPT_BLOCKED || e.outcome == UPREEMPT_LANDED);
+		ASSERT_EQ(0, raw_release(&self->r, t.slot, seq));
+		ASSERT_TRUE(RAW_UNTIL(handled != before));
+	}
+	ASSERT_EQ(0, raw_param("inject_hook_end_delay_us", 0));
+	raw_preempt_end(&preempter);
+	EXPECT_EQ(0, raw_target_stop(&t));
+	EXPECT_EQ(0, t.wrong);
+	EXPECT_EQ(0, bad_frames) {
+		TH_LOG("%llu, the first: %llu at 0x%llx", (unsigned long long)bad_frames,
+		       (unsigned long long)bad_what, (unsigned long long)bad_at);
+	}
+	TH_LOG("%llu signals, %llu times in their return", (unsigned long long)handled,
+	       (unsigned long long)blocked);
+}
+
 static sigjmp_buf env;
 
 static void on_jump(int sig, siginfo_t *info, void *uc)

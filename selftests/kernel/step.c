@@ -106,7 +106,7 @@ _Static_assert(offsetof(struct step_arg, stop) == 8 && offsetof(struct step_arg,
 
 static struct step_arg arg;
 static void (*volatile code)(struct step_arg *a);
-static volatile uint64_t traps, in_frames;
+static volatile uint64_t traps, in_frames, signals_seen;
 
 static void body(struct raw_target *t)
 {
@@ -132,6 +132,7 @@ static void on_signal(int sig, siginfo_t *info, void *context)
 	const ucontext_t *uc = context;
 
 	in_frames += !!(uc->uc_mcontext.gregs[REG_EFL] & TF);
+	signals_seen++;
 }
 
 static void handle(int sig, void (*handler)(int, siginfo_t *, void *))
@@ -148,6 +149,7 @@ static int start(struct raw_target *t, struct raw *r, void (*what)(struct step_a
 	memset(&arg, 0, sizeof(arg));
 	traps = 0;
 	in_frames = 0;
+	signals_seen = 0;
 	handle(SIGTRAP, on_trap);
 	code = what;
 	raw_target_init(t, r, body, RAW_LANDING);
@@ -321,7 +323,8 @@ TEST_F_TIMEOUT(table, own_trap_flag, 120)
 
 	ASSERT_NE(0, raw_declare(&self->r, CODE(step_own), step_own_end, UPREEMPT_CODE_UNSAFE));
 	ASSERT_EQ(0, start(&t, &self->r, step_own));
-	while (raw_now() < end) {
+	/* Where its handler is safe most are over there. */
+	while (raw_now() < end || (!steps && raw_now() < end + RAW_LONG_MS * 1000000ULL)) {
 		int ret = ask(&self->r, t.slot, UPREEMPT_STOP, UPREEMPT_BY_STEP, 100000, 20, &e);
 
 		ASSERT_LE(0, ret);
@@ -337,15 +340,16 @@ TEST_F_TIMEOUT(table, own_trap_flag, 120)
 }
 
 /* Signals in pairs, so that one frame lies over another; each shows the flags of the thread. */
-static uint64_t signal_storm(struct raw *r, uint64_t ms)
+static uint64_t signal_storm(struct raw *r, uint64_t ms, bool preempt)
 {
 	uint64_t end = raw_in(ms), steps = 0;
+	struct raw_preempter preempter;
 	struct upreempt_event e;
 	struct raw_target t;
 
 	handle(SIGUSR1, on_signal);
 	handle(SIGUSR2, on_signal);
-	if (start(&t, r, step_spin))
+	if (start(&t, r, step_spin) || (preempt && raw_preempt(&preempter, t.tid)))
 		return 0;
 	handle(SIGTRAP, on_foreign_trap);
 	while (raw_now() < end) {
@@ -365,6 +369,8 @@ static uint64_t signal_storm(struct raw *r, uint64_t ms)
 			return 0;
 		steps += e.steps;
 	}
+	if (preempt)
+		raw_preempt_end(&preempter);
 	return stop(&t) ? 0 : steps;
 }
 
@@ -375,12 +381,45 @@ TEST_F_TIMEOUT(table, signals, 120)
 		/* the control: the frame has the flag, and sigreturn raises its trap */
 		ASSERT_EQ(0, raw_param("guards", 1U << 10));
 		for (int i = 0; i < 10 && !in_frames; i++)
-			EXPECT_NE(0, signal_storm(&self->r, 500));
+			EXPECT_NE(0, signal_storm(&self->r, 500, false));
 		EXPECT_NE(0, in_frames);
 		EXPECT_NE(0, traps);
 		ASSERT_EQ(0, raw_param("guards", 0));
 	}
-	EXPECT_NE(0, signal_storm(&self->r, raw_scale(4000)));
+	/* also with frames that are half written when the thread is switched out */
+	EXPECT_NE(0, signal_storm(&self->r, raw_scale(3000), false));
+	EXPECT_NE(0, signal_storm(&self->r, raw_scale(3000), true));
+	EXPECT_EQ(0, in_frames);
+	EXPECT_EQ(0, traps);
+}
+
+/*
+ * The stop for which a thread is stepped ends just when the hook has set the flag; it needs no
+ * hook any more, and a signal comes before the step.
+ */
+TEST_F_TIMEOUT(table, a_stop_that_has_ended, 120)
+{
+	struct upreempt_world w = { .size = sizeof(w), .strategies = UPREEMPT_BY_STEP };
+	struct raw_target t;
+	uint64_t turns;
+
+	RAW_NEED_INJECT(self->r.fd);
+	ASSERT_NE(0, raw_declare(&self->r, CODE(step_spin), step_spin_end, UPREEMPT_CODE_UNSAFE));
+	handle(SIGUSR1, on_signal);
+	ASSERT_EQ(0, start(&t, &self->r, step_spin));
+	ASSERT_EQ(0, raw_param("inject_hook_end_delay_us", 3000));
+	for (uint64_t i = 0, n = raw_scale(60); i < n; i++) {
+		w.deadline_ns = raw_in(5);
+		ASSERT_EQ(0, raw_ioctl(self->r.fd, UPREEMPT_IOC_WORLD_STOP, &w));
+		EXPECT_EQ(1, w.stragglers);
+		ASSERT_EQ(0, raw_world_start(&self->r));
+		syscall(SYS_tgkill, getpid(), t.tid, SIGUSR1);
+		ASSERT_TRUE(RAW_UNTIL(signals_seen > i));
+		turns = arg.turns;
+		ASSERT_TRUE(RAW_UNTIL(arg.turns != turns));
+	}
+	ASSERT_EQ(0, raw_param("inject_hook_end_delay_us", 0));
+	EXPECT_EQ(0, stop(&t));
 	EXPECT_EQ(0, in_frames);
 	EXPECT_EQ(0, traps);
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1 OR MIT
 /* Proves M4, M11, U10, U19: stopping the world, what the report says, and whose world it is. */
 #include "kselftest_harness.h"
+#include <asm/processor-flags.h>
 #include <signal.h>
 #include <sys/wait.h>
 #include "../include/raw_world.h"
@@ -411,6 +412,7 @@ static void cooperate(struct __test_metadata *_metadata, struct raw *r,
 		      void (*body)(struct raw_target *t))
 {
 	uint64_t n = raw_scale(1000), coop = 0, other = 0;
+	struct upreempt_event e;
 	struct upreempt_world w;
 	struct raw_target t;
 
@@ -426,6 +428,9 @@ static void cooperate(struct __test_metadata *_metadata, struct raw *r,
 		other += w.landed + w.preempted;
 		ASSERT_EQ(0, w.stragglers);
 		ASSERT_FALSE(raw_any_move(&t, 1, 20));
+		/* or a breakpoint of somebody's at the instruction would not be met */
+		ASSERT_EQ(0, raw_ask(r, t.slot, UPREEMPT_SAMPLE, 0, &e));
+		ASSERT_EQ(0, e.regs.rflags & X86_EFLAGS_RF);
 		ASSERT_EQ(0, raw_world_start(r));
 	}
 	EXPECT_EQ(0, other);
