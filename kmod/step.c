@@ -23,6 +23,7 @@
 #include <asm/debugreg.h>
 #include <asm/sigframe.h>
 #include <linux/err.h>
+#include <linux/hw_breakpoint.h>
 #include <linux/kdebug.h>
 #include <linux/uaccess.h>
 
@@ -173,6 +174,26 @@ void up_step_left(struct up_thread *t, struct pt_regs *regs)
 	raw_spin_unlock(&t->lock);
 }
 
+/*
+ * What the debug registers seem to have met, but did not. The kernel would take it for somebody's:
+ * SIGTRAP. One that is disabled still has its last address, ours maybe, and may say so (Intel's
+ * manual, volume 3, "Debug Status Register (DR6)"). An execution breakpoint where a step has led to
+ * raises a trap of its own when the thread goes on; perf leaves the first one alone.
+ */
+static void up_step_not_met(unsigned long *dr6)
+{
+	unsigned long dr7 = __this_cpu_read(cpu_dr7);
+	unsigned int i;
+	bool enabled, execute;
+
+	for (i = 0; i < HBP_NUM; i++) {
+		enabled = dr7 >> i * DR_ENABLE_SIZE & (DR_LOCAL_ENABLE | DR_GLOBAL_ENABLE);
+		execute = !(dr7 >> (DR_CONTROL_SHIFT + i * DR_CONTROL_SIZE) & DR_RW_READ);
+		if (!enabled || (execute && *dr6 & DR_STEP))
+			*dr6 &= ~(DR_TRAP0 << i);
+	}
+}
+
 /* Context: a trap, interrupts off. */
 static int up_step_trap(struct notifier_block *nb, unsigned long what, void *data)
 {
@@ -184,11 +205,15 @@ static int up_step_trap(struct notifier_block *nb, unsigned long what, void *dat
 	if ((what != DIE_DEBUG && what != DIE_INT3) || !user_mode(args->regs))
 		return NOTIFY_DONE;
 	t = up_thread_current();
-	if (!t || !(t->stepping || t->step_lost))
+	if (!t)
+		return NOTIFY_DONE;
+	dr6 = (unsigned long *)args->err;
+	if (what == DIE_DEBUG)
+		up_step_not_met(dr6);
+	if (!(t->stepping || t->step_lost))
 		return NOTIFY_DONE;
 	ours = t->stepping || !test_thread_flag(TIF_SINGLESTEP);
 	/* A breakpoint, of a debugger or a uprobe, before the step was made: the hook steps on. */
-	dr6 = (unsigned long *)args->err;
 	if (what == DIE_INT3 || !(*dr6 & DR_STEP) || !ours) {
 		up_step_end(t, args->regs);
 		return NOTIFY_DONE;

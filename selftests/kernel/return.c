@@ -239,6 +239,33 @@ TEST_F_TIMEOUT(ret, world, 120)
 	}
 }
 
+/*
+ * Steps to where a breakpoint is or was: a debug register says that it was met with the step, also
+ * when it is disabled, and nobody would know whose it is (SIGTRAP).
+ */
+TEST_F_TIMEOUT(ret, steps_to_an_old_breakpoint, 120)
+{
+	uint64_t steps = 0;
+	struct upreempt_event e;
+
+	self->arg.fn = call_stale;
+	self->arg.n = 40;
+	ASSERT_EQ(0, start(&self->t, &self->r, &self->arg));
+	for (uint64_t i = 0, n = raw_scale(200); i < n; i++) {
+		uint64_t turns = self->arg.turns;
+
+		ASSERT_EQ(UPREEMPT_LANDED, ask(&self->r, self->t.slot, UPREEMPT_STOP,
+					       i & 1 ? UPREEMPT_BY_STEP : UPREEMPT_BY_RETURN,
+					       RAW_LONG_MS, &e));
+		ASSERT_EQ((uintptr_t)call_back, e.regs.rip);
+		steps += e.steps;
+		ASSERT_TRUE(RAW_UNTIL(self->arg.turns != turns));
+	}
+	EXPECT_NE(0, steps);
+	EXPECT_EQ(0, stop(&self->t));
+	EXPECT_EQ(0, self->arg.wrong);
+}
+
 /* The limit of it: the true address is not among the first three. It stays a matter of luck. */
 TEST_F_TIMEOUT(ret, stale_addresses, 120)
 {
@@ -318,7 +345,7 @@ TEST_F_TIMEOUT(ret, given_up, 120)
 		req = raw_request_arg(self->t.slot, UPREEMPT_STOP, 0);
 		req.strategies = UPREEMPT_BY_RETURN;
 		if (i & 1)
-			req.deadline_ns = raw_in(50);
+			req.deadline_ns = raw_in(300);
 		ASSERT_EQ(0, raw_ioctl(self->r.fd, UPREEMPT_IOC_REQUEST, &req));
 		ASSERT_TRUE(RAW_UNTIL(!all_registers_free(self->t.tid)));
 		if (!(i & 1))
