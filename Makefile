@@ -23,7 +23,7 @@ help: ## this list
 	@echo "upreempt $(VERSION): preempt, inspect, redirect and resume user threads"
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | \
 		awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
-	@echo "  variables: LIVE=1 (run: this kernel, no VM)  KERNEL=6.1|6.12 (run, bench)  DESTDIR= PREFIX= (install)"
+	@echo "  variables: LIVE=1 (run: this kernel, no VM; KDIR= its headers)  KERNEL=6.1|6.12 (run, bench)  DESTDIR= PREFIX= (install)"
 	@echo "             SKIP_DEPS=1 (install no packages)  V=1 (show commands)"
 
 lib: ## out/lib/libupreempt.{so,a}
@@ -51,7 +51,7 @@ tests: source all ## the test programs
 	@$(SUB) -C selftests
 
 run: ## the main job, shown: in a VM, or with LIVE=1 on the running kernel
-	@$(DEPS) run
+	@$(DEPS) run $(if $(LIVE),live)
 	@tools/build/run.sh $(if $(LIVE),live,$(KERNEL))
 
 check: ## every test, on the host and in VMs; the last line counts them

@@ -228,10 +228,12 @@ static bool up_send_ipi(struct up_thread *t, int cpu)
 
 	if (!test_and_set_bit(UP_IRQ_IPI, &t->irq_flags)) {
 		ret = smp_call_function_single_async(cpu, &t->csd);
-		if (ret)
+		if (ret) {
 			clear_bit(UP_IRQ_IPI, &t->irq_flags);
-		else
+		} else {
 			t->count.ipis++;
+			up_user_ipi(t->domain->user);
+		}
 	}
 	trace_upreempt_ipi(t->domain->id, t->tid, cpu, ret);
 	return !ret;

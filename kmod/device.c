@@ -226,6 +226,9 @@ static long up_request_and_wait(struct up_thread *t, struct upreempt_request *re
 	bool waited = false;
 	int ret, err = 0;
 
+	ret = up_user_pace(t->domain->user);
+	if (ret)
+		return ret;
 	/* Who waits anyway waits for room, too: a hundred requesters get their turn. */
 	while ((ret = up_request_submit(t, req)) == -EAGAIN && req->flags & UPREEMPT_REQ_WAIT) {
 		waited = true;

@@ -31,6 +31,8 @@ static void up_pages_free(struct up_domain *d)
 	for (i = 0; d->pages && i < d->nr_pages; i++)
 		if (d->pages[i])
 			__free_page(d->pages[i]);	/* a mapping has references of its own */
+	if (d->pages)
+		up_user_give_pages(d->user, d->nr_pages);
 	kvfree(d->pages);
 	d->mem = NULL;
 	d->pages = NULL;
@@ -40,9 +42,13 @@ static int up_pages_alloc(struct up_domain *d, unsigned long nr)
 {
 	unsigned long i;
 
+	if (!up_user_take_pages(d->user, nr))
+		return -EDQUOT;
 	d->pages = kvcalloc(nr, sizeof(*d->pages), GFP_KERNEL_ACCOUNT);
-	if (!d->pages)
+	if (!d->pages) {
+		up_user_give_pages(d->user, nr);
 		return -ENOMEM;
+	}
 	d->nr_pages = nr;
 	for (i = 0; i < nr; i++) {
 		d->pages[i] = alloc_page(GFP_KERNEL_ACCOUNT | __GFP_ZERO | __GFP_NOWARN);
@@ -266,6 +272,7 @@ static void up_domain_reap(struct work_struct *work)
 	kvfree(d->threads);
 	mmdrop(d->mm);
 	put_pid(d->owner);
+	up_user_put(d->user);
 	kfree(d);
 }
 
@@ -307,6 +314,11 @@ struct up_domain *up_domain_create(void)
 
 	if (!d)
 		return NULL;
+	d->user = up_user_get();
+	if (!d->user) {
+		kfree(d);
+		return NULL;
+	}
 	kref_init(&d->ref);
 	d->id = atomic_inc_return(&up_domain_ids);
 	d->owner = get_pid(task_tgid(current));

@@ -114,9 +114,9 @@ static u64 up_requests(const struct up_counters *c)
 static void up_show_domain(struct seq_file *m, const char *prefix, struct up_domain *d,
 			   const struct up_counters *c)
 {
-	seq_printf(m, "%sdomain %u pid %d threads %d requests %llu dropped %llu\n", prefix,
-		   d->id, pid_vnr(d->owner), atomic_read(&d->nr_threads), up_requests(c),
-		   READ_ONCE(d->ring.dropped));
+	seq_printf(m, "%sdomain %u pid %d threads %d requests %llu dropped %llu paced %llu\n",
+		   prefix, d->id, pid_vnr(d->owner), atomic_read(&d->nr_threads), up_requests(c),
+		   READ_ONCE(d->ring.dropped), up_user_paced(d->user));
 }
 
 static const char *up_thread_state(const struct up_thread *t)

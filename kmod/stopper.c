@@ -81,8 +81,10 @@ static void up_world_multicast(struct up_domain *d)
 		if (test_and_set_bit(0, &c->busy))
 			continue;
 		ret = smp_call_function_single_async(cpu, &c->csd);
-		if (!ret)
+		if (!ret) {
+			up_user_ipi(d->user);
 			continue;
+		}
 		/* The CPU went offline: the thread has left it, and sched_in will see. */
 		clear_bit(0, &c->busy);
 		raw_spin_lock_irqsave(&w->lock, flags);
@@ -398,6 +400,9 @@ int up_world_stop(struct up_domain *d, struct upreempt_world *arg)
 		return -EPERM;
 	if (!READ_ONCE(d->uaddr))
 		return -ENXIO;
+	ret = up_user_pace(d->user);
+	if (ret)
+		return ret;
 	self = up_thread_in(current, d);
 	taken = up_world_take(d, self, arg->flags, arg->deadline_ns);
 	if (taken < 0)

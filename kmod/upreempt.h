@@ -262,6 +262,7 @@ struct up_ring {
 
 struct up_world_cpu;
 struct up_table;
+struct up_user;
 
 /* A domain's threads, stopped together. See world.c. */
 struct up_world {
@@ -304,6 +305,7 @@ struct up_domain {
 	struct kref ref;
 	u32 id;
 	struct pid *owner;		/* thread group that opened it */
+	struct up_user *user;		/* and whose it was */
 	struct mm_struct *mm;		/* its mm at open; mmgrab'ed */
 	struct mutex mutex;
 	bool ready;			/* SETUP is done; set with release, read with acquire */
@@ -441,6 +443,15 @@ void up_domain_put(struct up_domain *d);
 bool up_domain_mine(const struct up_domain *d);
 struct up_thread *up_domain_thread(struct up_domain *d, u32 slot);
 struct up_thread *up_domain_zombie(struct up_domain *d, u32 slot, u64 seq);
+
+/* user.c */
+struct up_user *up_user_get(void);
+void up_user_put(struct up_user *u);
+bool up_user_take_pages(struct up_user *u, unsigned long pages);
+void up_user_give_pages(struct up_user *u, unsigned long pages);
+void up_user_ipi(struct up_user *u);
+int up_user_pace(struct up_user *u);
+u64 up_user_paced(const struct up_user *u);
 
 /* thread.c */
 int up_thread_register(struct up_domain *d, struct upreempt_register *reg);

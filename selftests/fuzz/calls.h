@@ -68,7 +68,7 @@ static const struct fuzz_call fuzz_calls[] = {
 			  F(upreempt_setup, nr_slots, COUNT, 8),
 			  F(upreempt_setup, nr_events, COUNT, 64),
 			  F(upreempt_setup, reserved, ZERO, 0)),
-		.errors = { EBUSY, EPERM, ENOMEM },
+		.errors = { EBUSY, EPERM, EDQUOT, ENOMEM },
 	},
 	{
 		FUZZ_CALL(REGISTER, upreempt_register, 4,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1 OR MIT
-/* Proves U10, M12: what a hostile or a careless program asks too much of ends typed, and nobody else pays. */
+/* Proves U10, M12, S6, S8: what a hostile or a careless program asks too much of ends typed, and nobody else pays. */
 #include "kselftest_harness.h"
 #include "../include/raw_table.h"
 
@@ -23,6 +23,97 @@ TEST(a_thread_in_too_many_domains)
 	ASSERT_EQ(0, raw_ioctl(r[i].fd, UPREEMPT_IOC_REGISTER, &reg));
 	for (i = 0; i <= MAX_REGISTRATIONS; i++)
 		raw_close(&r[i]);
+}
+
+/* All domains of a user share one allowance; what they give back is there again. */
+TEST(memory_of_a_user)
+{
+	struct raw a, b = { .fd = -1 }, c;
+
+	ASSERT_EQ(0, raw_domain(&a, 1, 16));
+	/* 1 MiB: 2048 slots of 512 bytes alone are too much, half of them are not, but not twice */
+	ASSERT_EQ(0, raw_param("user_mb", 1));
+	EXPECT_EQ(-EDQUOT, raw_domain(&b, 2048, 16));
+	raw_close(&b);
+	EXPECT_EQ(0, raw_domain(&b, 1024, 16));
+	EXPECT_EQ(-EDQUOT, raw_domain(&c, 1024, 16));
+	raw_close(&c);
+	raw_close(&b);
+	EXPECT_TRUE(RAW_UNTIL((raw_close(&c), !raw_domain(&c, 1024, 16))));
+	raw_close(&c);
+	ASSERT_EQ(0, raw_param("user_mb", 0));
+	EXPECT_EQ(0, raw_domain(&c, 4096, 16));
+	raw_close(&c);
+	raw_close(&a);
+	ASSERT_EQ(0, raw_param("user_mb", 1024));
+}
+
+static uint64_t paced(const struct raw *r)
+{
+	char path[64], line[256], *word;
+	uint64_t n = 0;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", r->fd);
+	f = fopen(path, "r");
+	while (f && fgets(line, sizeof(line), f)) {
+		word = strstr(line, " paced ");
+		if (word)
+			n = strtoull(word + 7, NULL, 10);
+	}
+	if (f)
+		fclose(f);
+	return n;
+}
+
+/* One a jiffy: who asks for more is late, and nothing is lost. */
+TEST(interrupts_of_a_user)
+{
+	uint64_t begin, n, before, jiffies;
+	struct upreempt_stats s;
+	struct upreempt_event e;
+	struct upreempt_world w;
+	struct raw_target t;
+	struct raw r;
+
+	ASSERT_EQ(0, raw_domain(&r, 2, 16));
+	if (raw_on_other_cpu(&t, &r, raw_body_spin, RAW_NO_LANDING))
+		SKIP(return, "only one CPU");
+	ASSERT_EQ(0, raw_param("ipi_rate", 1));
+	for (int world = 0; world < 2; world++) {
+		ASSERT_EQ(0, raw_stats(&r, t.slot, &s));
+		before = paced(&r);
+		begin = raw_now();
+		for (n = 0; paced(&r) < before + 10;) {
+			ASSERT_GT(begin + RAW_LONG_MS * 1000000ULL, raw_now());
+			if (world) {
+				ASSERT_EQ(0, raw_world_stop(&r, 0, 0, RAW_LONG_MS, &w));
+				ASSERT_EQ(0, w.stragglers);
+				ASSERT_EQ(0, raw_world_start(&r));
+				n += w.ipis;
+			} else {
+				ASSERT_EQ(0, raw_ask(&r, t.slot, UPREEMPT_SAMPLE, 0, &e));
+				ASSERT_EQ(UPREEMPT_LANDED, e.outcome);
+			}
+		}
+		jiffies = (raw_now() - begin) / 1000000;	/* HZ is at most 1000 */
+		if (!world) {
+			n = s.ipis;
+			ASSERT_EQ(0, raw_stats(&r, t.slot, &s));
+			n = s.ipis - n;
+		}
+		EXPECT_LT(0, n);
+		EXPECT_GE(jiffies + 2, n);
+	}
+	/* and without a limit nobody waits */
+	ASSERT_EQ(0, raw_param("ipi_rate", 0));
+	before = paced(&r);
+	for (int i = 0; i < 1000; i++)
+		ASSERT_EQ(0, raw_ask(&r, t.slot, UPREEMPT_SAMPLE, 0, &e));
+	EXPECT_EQ(before, paced(&r));
+	ASSERT_EQ(0, raw_param("ipi_rate", 1000000));
+	EXPECT_EQ(0, raw_target_stop(&t));
+	raw_close(&r);
 }
 
 /*

@@ -170,7 +170,10 @@ static int redirect(struct upreempt_thread *thread, struct upreempt_event *ev)
 	return upreempt_wait(thread, seq, 0, ev);
 }
 
-/* n redirects, one after the other; the number that did not go as they must */
+/*
+ * n redirects, one after the other; the number that did not go as they must. So many seconds are
+ * enough on a machine that does nothing else; fewer than n are an error.
+ */
 static uint64_t storm(FIXTURE_DATA(integrity) *self, uint64_t n, int seconds)
 {
 	uint64_t wrong = 0, landed = 0, start_ns = ut_now();
@@ -208,6 +211,11 @@ static uint64_t storm(FIXTURE_DATA(integrity) *self, uint64_t n, int seconds)
 		wrong++;
 	}
 	wrong += tally.repeated;
+	if (landed < n && !wrong) {
+		printf("# only %llu of %llu redirects in time\n", (unsigned long long)landed,
+		       (unsigned long long)n);
+		wrong++;
+	}
 	printf("# %llu redirects in %.1f s, %llu in the block, in %llu rounds of %llu; isa %d\n",
 	       (unsigned long long)landed, (ut_now() - start_ns) / 1e9,
 	       (unsigned long long)tally.in_block, (unsigned long long)tally.rounds_hit,
@@ -220,7 +228,7 @@ TEST_F_TIMEOUT(integrity, redirect_resumes_unchanged, 300)
 {
 	turning = false;
 	ASSERT_EQ(0, start(self, 0));
-	EXPECT_EQ(0, storm(self, ut_scale(800000), 75));
+	EXPECT_EQ(0, storm(self, ut_scale(800000), 200));
 	EXPECT_LT(0, tally.in_block);
 	ASSERT_EQ(0, stop(self));
 	EXPECT_EQ(0, oracle_bad);
@@ -232,7 +240,7 @@ TEST_F_TIMEOUT(integrity, redirect_resumes_edited, 300)
 {
 	turning = true;
 	ASSERT_EQ(0, start(self, 0));
-	EXPECT_EQ(0, storm(self, ut_scale(200000), 25));
+	EXPECT_EQ(0, storm(self, ut_scale(200000), 60));
 	EXPECT_LT(0, tally.in_block);
 	ASSERT_EQ(0, stop(self));
 	EXPECT_EQ(0, oracle_bad);
@@ -243,7 +251,7 @@ TEST_F_TIMEOUT(integrity, kernel_resume, 300)
 {
 	turning = true;
 	ASSERT_EQ(0, start(self, UPREEMPT_THREAD_KERNEL_RESUME));
-	EXPECT_EQ(0, storm(self, ut_scale(100000), 15));
+	EXPECT_EQ(0, storm(self, ut_scale(100000), 40));
 	EXPECT_LT(0, tally.in_block);
 	ASSERT_EQ(0, stop(self));
 	EXPECT_EQ(0, oracle_bad);

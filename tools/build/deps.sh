@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1 OR MIT
-# Install the Debian packages that a target needs and that are missing: deps.sh build|run|check|check-matrix|bench...
+# Install the Debian packages that a target needs and that are missing: deps.sh build|run|live|check|check-matrix|bench...
 # A machine that has them all is left alone and pays one dpkg-query. SKIP_DEPS=1 skips even that.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
@@ -23,8 +23,12 @@ for set in "${@:-build}"; do
 	bench) packages+=($BUILD $VM $BENCH) ;;
 	check-debug) packages+=($BUILD $VM $DEBUG) ;;
 	check-matrix) packages+=($BUILD $VM $MATRIX) ;;
+	live) # where Debian has them; module.sh says what else to do
+		headers=linux-headers-$(uname -r)
+		[ -e "${KDIR:-/lib/modules/$(uname -r)/build}/Makefile" ] || ! apt-cache show "$headers" >/dev/null 2>&1 ||
+			packages+=("$headers") ;;
 	check) packages+=($BUILD $VM $CHECK) ;;
-	*) die "unknown set '$set' (build, run, bench, check, check-matrix or check-debug)" ;;
+	*) die "unknown set '$set' (build, run, live, bench, check, check-matrix or check-debug)" ;;
 	esac
 done
 

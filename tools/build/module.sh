@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: LGPL-2.1 OR MIT
 # Build the module for one kernel: module.sh SERIES [W=1] [C=2]
 #
-# SERIES is one that kernel.sh has fetched, or `live` (the running kernel's own headers).
+# SERIES is one that kernel.sh has fetched, or `live` (the running kernel's own headers; KDIR=DIR names
+# them where they are not in /lib/modules).
 # The sources are copied first: kbuild writes beside them, and two kernels must not share objects.
 #   out/kmod/SERIES/upreempt.ko          the module
-#   out/kmod/SERIES/inject/upreempt.ko   the test build, with inject points and switchable guards
+#   out/kmod/SERIES/inject/upreempt.ko   the test build, with inject points and switchable guards (not for live)
 # MODULE_SRC names another source tree with a Kbuild (the tests of this script use it).
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
@@ -15,9 +16,9 @@ shift
 src=${MODULE_SRC:-$TOP}
 
 if [ "$series" = live ]; then
-	kdir=/lib/modules/$(uname -r)/build
+	kdir=${KDIR:-/lib/modules/$(uname -r)/build}
 	base=/sys/kernel/btf/vmlinux
-	[ -e "$kdir/Makefile" ] || die "no headers of the running kernel $(uname -r): install linux-headers-$(uname -r), or leave out LIVE=1 to use a VM"
+	[ -e "$kdir/Makefile" ] || die "no headers of the running kernel $(uname -r): install linux-headers-$(uname -r) (or say KDIR=DIR), or leave out LIVE=1 to use a VM"
 else
 	kdir=$OUT/kernels/$series/build
 	base=$OUT/kernels/$series/vmlinux
@@ -63,7 +64,9 @@ mkdir -p "$OUT/build" "$OUT/log"
 exec 9>"$OUT/build/$series.lock"
 flock 9
 
-for variant in normal inject; do
+variants=(normal inject)
+[ "$series" != live ] || variants=(normal)
+for variant in "${variants[@]}"; do
 	dir=$OUT/build/$series/$variant
 	result=$OUT/kmod/$series
 	flags=("$@")

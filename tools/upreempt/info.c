@@ -146,6 +146,8 @@ static void show_module(const struct upreempt_info *info)
 	static const struct bit_name features[] = {
 		{ 0, "SAMPLE" }, { 1, "STOP" }, { 2, "REDIRECT" }, { 3, "RESUME" },
 		{ 4, "RING" }, { 5, "RSEQ" }, { 6, "BTF" }, { 7, "INJECT" },
+		{ 8, "WORLD" }, { 9, "GRACE" }, { 10, "XSTATE" }, { 11, "TABLE" },
+		{ 12, "STEP" }, { 13, "RETURN" },
 	};
 	const char *names[COUNT(features)];
 	char line[160], version[64] = "";
