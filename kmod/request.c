@@ -138,7 +138,7 @@ void up_attention_update(struct up_thread *t)
 		attention |= UP_ATT_CLOSE;
 	if (t->resume_valid)
 		attention |= UP_ATT_RESUME;
-	if (t->gates_left || t->step_left)
+	if (t->gates_left || READ_ONCE(t->step_left))
 		attention |= UP_ATT_FRAME;
 	WRITE_ONCE(t->attention, attention);
 

@@ -157,7 +157,8 @@ void up_step_end(struct up_thread *t, struct pt_regs *regs)
 		up_step_clear(t, regs);
 	else if (unlikely(t->step_left))
 		up_step_mend(t, regs, false);
-	t->step_left = false;
+	if (unlikely(t->step_left))
+		WRITE_ONCE(t->step_left, false);
 }
 
 /*
@@ -169,7 +170,7 @@ void up_step_left(struct up_thread *t, struct pt_regs *regs)
 	if (likely(!t->stepping) || !up_step_clear(t, regs))
 		return;
 	raw_spin_lock(&t->lock);
-	t->step_left = true;
+	WRITE_ONCE(t->step_left, true);
 	up_attention_update(t);
 	raw_spin_unlock(&t->lock);
 }

@@ -199,7 +199,7 @@ struct up_thread {
 	bool stepping;			/* the trap flag in its frame is ours */
 	bool stepped;			/* its trap has come, and the hook not seen it yet */
 	bool step_lost;			/* a trap flag of ours may be where we could not clear it */
-	bool step_left;			/* or in a frame that was being written; under lock */
+	bool step_left;			/* or in a frame that was being written; read everywhere */
 	unsigned long step_ip;		/* where the hook wants one; 0: does not */
 	unsigned long step_sp;		/* the stack pointer at the last one */
 
