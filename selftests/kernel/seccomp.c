@@ -21,58 +21,6 @@ FIXTURE_TEARDOWN(seccomp)
 	raw_close(&self->r);
 }
 
-/* The control: the end of the thread would be UNREGISTER. */
-static int unregister_under_the_filter(void)
-{
-	struct raw_target t;
-	struct raw r;
-
-	if (raw_domain(&r, 4, 16) || raw_filtered_spinner(&t, &r, RAW_NO_LANDING))
-		return 1;
-	t.stay_registered = false;
-	raw_target_stop(&t);
-	return 2;
-}
-
-TEST(the_filter_kills)
-{
-	pid_t pid = fork();
-	int status;
-
-	ASSERT_LE(0, pid);
-	if (!pid)
-		_exit(unregister_under_the_filter());
-	status = raw_reap(pid, RAW_LONG_MS);
-	/* a core is dumped or not */
-	EXPECT_EQ(SIGSYS, status & 0x7f);
-}
-
-TEST_F(seccomp, stopped_sampled_redirected)
-{
-	struct upreempt_event e;
-	struct raw_target t;
-
-	ASSERT_EQ(0, raw_filtered_spinner(&t, &self->r, RAW_LANDING));
-	for (int i = 0; i < 100; i++) {
-		ASSERT_EQ(0, raw_ask(&self->r, t.slot, UPREEMPT_SAMPLE, 0, &e));
-		ASSERT_EQ(UPREEMPT_LANDED, e.outcome);
-		ASSERT_TRUE(raw_regs_are_spin(&e.regs, (void *)&t.count, (void *)&t.stop));
-		ASSERT_EQ(0, raw_ask(&self->r, t.slot, UPREEMPT_REDIRECT, 0, &e));
-		ASSERT_EQ(UPREEMPT_LANDED, e.outcome);
-		ASSERT_EQ(0, raw_ask(&self->r, t.slot, UPREEMPT_STOP, 0, &e));
-		ASSERT_EQ(UPREEMPT_LANDED, e.outcome);
-		ASSERT_TRUE(raw_sleeps(t.tid));
-		if (i < 5)
-			EXPECT_TRUE(raw_target_still(&t));
-		ASSERT_EQ(0, raw_release(&self->r, t.slot, e.seq));
-		ASSERT_TRUE(raw_target_moves(&t));
-	}
-	EXPECT_EQ(100, t.land.count);
-	EXPECT_EQ(0, raw_target_stop(&t));
-	EXPECT_EQ(0, t.result);
-	EXPECT_EQ(0, t.wrong);
-}
-
 /*
  * Allows read() of one byte at a time from one file to one place, rt_sigreturn() and what ends
  * a thread.
@@ -110,7 +58,76 @@ static int filter_exact(int fd, const void *buf)
 	return raw_filter(code, sizeof(code) / sizeof(*code));
 }
 
-static unsigned char byte;
+static unsigned char byte[2];
+
+/* The controls: the end of the thread would be UNREGISTER, */
+static int unregister_under_the_filter(void)
+{
+	struct raw_target t;
+	struct raw r;
+
+	if (raw_domain(&r, 4, 16) || raw_filtered_spinner(&t, &r, RAW_NO_LANDING))
+		return 1;
+	t.stay_registered = false;
+	raw_target_stop(&t);
+	return 2;
+}
+
+/* or a read() is of another size than the one that may be made */
+static int read_under_the_filter(size_t size)
+{
+	unsigned char two[] = { 1, 2 };
+	int fd[2];
+
+	if (pipe(fd) || write(fd[1], two, 2) != 2 || filter_exact(fd[0], byte))
+		return 1;
+	syscall(SYS_exit, read(fd[0], byte, size) == (ssize_t)size ? 3 : 2);
+	return 4;
+}
+
+TEST(the_filters_kill)
+{
+	static const int expected[] = { SIGSYS, 3 << 8, SIGSYS };
+
+	for (int how = 0; how < 3; how++) {
+		pid_t pid = fork();
+
+		ASSERT_LE(0, pid);
+		if (!pid)
+			_exit(how ? read_under_the_filter(how) : unregister_under_the_filter());
+		/* a core is dumped or not */
+		EXPECT_EQ(expected[how], raw_reap(pid, RAW_LONG_MS) & ~0x80) {
+			TH_LOG("case %d", how);
+		}
+	}
+}
+
+TEST_F(seccomp, stopped_sampled_redirected)
+{
+	struct upreempt_event e;
+	struct raw_target t;
+
+	ASSERT_EQ(0, raw_filtered_spinner(&t, &self->r, RAW_LANDING));
+	for (int i = 0; i < 100; i++) {
+		ASSERT_EQ(0, raw_ask(&self->r, t.slot, UPREEMPT_SAMPLE, 0, &e));
+		ASSERT_EQ(UPREEMPT_LANDED, e.outcome);
+		ASSERT_TRUE(raw_regs_are_spin(&e.regs, (void *)&t.count, (void *)&t.stop));
+		ASSERT_EQ(0, raw_ask(&self->r, t.slot, UPREEMPT_REDIRECT, 0, &e));
+		ASSERT_EQ(UPREEMPT_LANDED, e.outcome);
+		ASSERT_EQ(0, raw_ask(&self->r, t.slot, UPREEMPT_STOP, 0, &e));
+		ASSERT_EQ(UPREEMPT_LANDED, e.outcome);
+		ASSERT_TRUE(raw_sleeps(t.tid));
+		if (i < 5)
+			EXPECT_TRUE(raw_target_still(&t));
+		ASSERT_EQ(0, raw_release(&self->r, t.slot, e.seq));
+		ASSERT_TRUE(raw_target_moves(&t));
+	}
+	EXPECT_EQ(100, t.land.count);
+	EXPECT_EQ(0, raw_target_stop(&t));
+	EXPECT_EQ(0, t.result);
+	EXPECT_EQ(0, t.wrong);
+}
+
 static volatile unsigned int signals;
 
 static void on_signal(int signo)
@@ -124,11 +141,11 @@ static void body_exact_read(struct raw_target *t)
 	ssize_t n;
 
 	t->stay_registered = true;
-	t->result = filter_exact(t->pipe[0], &byte);
+	t->result = filter_exact(t->pipe[0], byte);
 	if (t->result)
 		return;
-	while ((n = read(t->pipe[0], &byte, 1)) == 1) {
-		t->wrong += byte != (unsigned char)t->count;
+	while ((n = read(t->pipe[0], byte, 1)) == 1) {
+		t->wrong += byte[0] != (unsigned char)t->count;
 		t->count++;
 	}
 	t->result = n < 0 ? -errno : 0;
