@@ -30,19 +30,25 @@ RAW_FN int raw_module_unload(void)
 	return syscall(SYS_delete_module, "upreempt", O_NONBLOCK) ? -errno : 0;
 }
 
-RAW_FN int raw_module_load(const char *path)
+/* With parameters */
+RAW_FN int raw_module_load_with(const char *path, const char *params)
 {
 	int fd = open(path, O_RDONLY | O_CLOEXEC), ret = 0;
 
 	if (fd < 0)
 		return -errno;
-	if (syscall(SYS_finit_module, fd, "", 0) && errno != EEXIST)
+	if (syscall(SYS_finit_module, fd, params, 0) && errno != EEXIST)
 		ret = -errno;
 	close(fd);
 	/* the device node comes with devtmpfs, a moment later */
 	if (!ret && !RAW_UNTIL(!access(UPREEMPT_DEVICE, R_OK | W_OK)))
 		ret = -ENODEV;
 	return ret;
+}
+
+RAW_FN int raw_module_load(const char *path)
+{
+	return raw_module_load_with(path, "");
 }
 
 RAW_FN int raw_cpu_online(int cpu, bool online)

@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: LGPL-2.1 OR MIT
 /*
  * Every function of the library refuses what its comment says, with that error,
- * and nothing else. Proves M38, U13 (absence is an answer, not a hang), P29.
+ * and nothing else. Proves M38, U13 (absence is an answer, not a hang), P29, S13 (its text).
  */
 #include "kselftest_harness.h"
 #include "ut.h"
+#include <fcntl.h>
+#include <grp.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/wait.h>
 
 static int open_with(const struct upreempt_domain_opts *opts)
@@ -152,6 +156,103 @@ TEST(no_module)
 	EXPECT_EQ(0, logged_level);
 	EXPECT_LT(0, strlen(logged));
 	printf("# logged: %s\n", logged);
+}
+
+/* What a process is told that asks for the module, and one that leaves the choice */
+struct told {
+	int err, automatic;
+	int level;
+	char logged[256];
+	struct upreempt_info info;
+};
+
+static void be_told(struct told *told)
+{
+	struct upreempt_domain_opts o = { .size = sizeof(o), .backend = UPREEMPT_BACKEND_KMOD };
+
+	unsetenv("UPREEMPT_BACKEND");
+	upreempt_set_log(log_it);
+	told->err = open_with(&o);
+	told->level = logged_level;
+	memcpy(told->logged, logged, sizeof(logged));
+	upreempt_set_log(NULL);
+	told->automatic = open_with(NULL);
+	told->info.size = sizeof(told->info);
+	if (upreempt_get_info(&told->info))
+		memset(&told->info, 0, sizeof(told->info));
+}
+
+#define EXPECT_TOLD(told, text)						\
+	do {								\
+		EXPECT_NE(NULL, strstr((told)->logged, text)) {		\
+			TH_LOG("logged: %s", (told)->logged);		\
+		}							\
+		EXPECT_NE(NULL, strstr((told)->info.why, text)) {	\
+			TH_LOG("why: %s", (told)->info.why);		\
+		}							\
+	} while (0)
+
+#define NEED_DEVICE_AND_ROOT						\
+	do {								\
+		if (access(UPREEMPT_DEVICE, F_OK) || geteuid())		\
+			SKIP(return, "needs the module, and root");	\
+	} while (0)
+
+/* A user who may not open the device is told what would let him */
+TEST(no_permission)
+{
+	struct told *told = mmap(NULL, sizeof(*told), PROT_READ | PROT_WRITE,
+				 MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	int status;
+	pid_t pid;
+
+	NEED_DEVICE_AND_ROOT;
+	ASSERT_NE(MAP_FAILED, told);
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		if (setgroups(0, NULL) || setresgid(65534, 65534, 65534) ||
+		    setresuid(65534, 65534, 65534))
+			_exit(1);
+		be_told(told);
+		_exit(0);
+	}
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	ASSERT_EQ(0, status);
+	EXPECT_EQ(-EACCES, told->err);
+	EXPECT_EQ(0, told->level);
+	EXPECT_TOLD(told, UPREEMPT_DEVICE " may not be opened by this user");
+	EXPECT_TOLD(told, "change its mode or group");
+	EXPECT_TOLD(told, "parameter device_mode");
+	/* not the other one in secret, but the other one when nobody has asked */
+	EXPECT_EQ(0, told->automatic);
+	EXPECT_EQ(UPREEMPT_BACKEND_SIGNAL, told->info.backend);
+	EXPECT_FALSE(told->info.kmod_usable);
+	EXPECT_EQ(0, told->info.kmod_abi);
+}
+
+/* In a mount namespace of its own, the node is another device */
+TEST(another_device)
+{
+	static struct told told;
+
+	NEED_DEVICE_AND_ROOT;
+	ASSERT_EQ(0, unshare(CLONE_NEWNS));
+	ASSERT_EQ(0, mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL));
+	ASSERT_EQ(0, mount("/dev/null", UPREEMPT_DEVICE, NULL, MS_BIND, NULL));
+	be_told(&told);
+	EXPECT_EQ(-EPROTO, told.err);
+	EXPECT_EQ(0, told.level);
+	EXPECT_TOLD(&told, UPREEMPT_DEVICE " does not answer QUERY");
+	EXPECT_TOLD(&told, strerror(ENOTTY));
+	EXPECT_TOLD(&told, "another device");
+	EXPECT_TOLD(&told, "insmod this library's upreempt.ko");
+	EXPECT_EQ(0, told.automatic);
+	EXPECT_EQ(UPREEMPT_BACKEND_SIGNAL, told.info.backend);
+	EXPECT_FALSE(told.info.kmod_usable);
+	ASSERT_EQ(0, umount(UPREEMPT_DEVICE));
+	EXPECT_EQ(0, upreempt_get_info(&told.info));
+	EXPECT_TRUE(told.info.kmod_usable);
 }
 
 TEST(environment)

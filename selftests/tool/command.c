@@ -3,10 +3,12 @@
  * The command `upreempt`: wrong use gets one line and exit status 2; help has examples;
  * what it prints with --json is JSON and says what it must say; the BPF probes see every
  * stage of the backend in use. Proves U13 (without the module there is an answer and the
- * signal backend), U20 (a loop without a poll is led out of it), and that tp_btf programs work
- * on the module, with uprobes on the landing (P15).
+ * signal backend), U5 (counters while they grow), U20 (a loop without a poll is led out of it),
+ * U21 (where the time goes, also in pinned maps), and that tp_btf programs work on the module,
+ * with uprobes on the landing (P15).
  */
 #include "kselftest_harness.h"
+#include "../lib/ut.h"
 #include <ctype.h>
 #include <limits.h>
 #include <stdarg.h>
@@ -53,21 +55,12 @@ static char *contents(int fd)
 	return s;
 }
 
-/* The command with these words, up to NULL */
-static struct run run(const char *word, ...)
+static struct run run_argv(char *const argv[])
 {
-	char *argv[MAX_WORDS + 2] = { (char *)tool() };
 	int out = memfd_create("out", 0), err = memfd_create("err", 0);
 	struct run r;
-	va_list ap;
-	pid_t pid;
-	int n = 1;
+	pid_t pid = fork();
 
-	va_start(ap, word);
-	for (; word && n < MAX_WORDS; word = va_arg(ap, const char *))
-		argv[n++] = (char *)word;
-	va_end(ap);
-	pid = fork();
 	if (!pid) {
 		dup2(out, STDOUT_FILENO);
 		dup2(err, STDERR_FILENO);
@@ -79,6 +72,20 @@ static struct run run(const char *word, ...)
 	r.out = contents(out);
 	r.err = contents(err);
 	return r;
+}
+
+/* The command with these words, up to NULL */
+static struct run run(const char *word, ...)
+{
+	char *argv[MAX_WORDS + 2] = { (char *)tool() };
+	va_list ap;
+	int n = 1;
+
+	va_start(ap, word);
+	for (; word && n < MAX_WORDS; word = va_arg(ap, const char *))
+		argv[n++] = (char *)word;
+	va_end(ap);
+	return run_argv(argv);
 }
 
 static void done(struct run *r)
@@ -278,6 +285,105 @@ TEST(stat_without_a_registered_thread)
 	done(&r);
 }
 
+/* ---- stat, of a program that is being asked --------------------------------- */
+
+struct asker {
+	struct ut_spinner spinner;
+	volatile bool quit;
+	volatile uint64_t asked, wrong;
+};
+
+static void *ask_all_the_time(void *arg)
+{
+	struct asker *a = arg;
+	struct upreempt_event ev;
+
+	while (!a->quit) {
+		a->wrong += ut_request(a->spinner.thread, UPREEMPT_SAMPLE, &ev) ||
+			    ev.outcome != UPREEMPT_LANDED;
+		a->asked++;
+		ut_sleep(UT_MS);
+	}
+	return NULL;
+}
+
+/* The number behind "<key>": in what follows, -1 when there is none */
+static long long json_number(const char *s, const char *key)
+{
+	char text[64];
+
+	snprintf(text, sizeof(text), "\"%s\":", key);
+	s = s ? strstr(s, text) : NULL;
+	return s ? strtoll(s + strlen(text), NULL, 10) : -1;
+}
+
+/* The thread's object in a line */
+static const char *json_thread(const char *line, pid_t tid)
+{
+	char text[64];
+
+	snprintf(text, sizeof(text), "\"pid\": %d, \"tid\": %d, ", getpid(), tid);
+	return strstr(line, text);
+}
+
+TEST(stat_shows_counters_that_grow)
+{
+	static const char *const growing[] = { "requests", "LANDED", "SAMPLE" };
+	struct asker a = { .spinner.domain = ut_open(4, 16) };
+	const char *thread[2];
+	pthread_t asker;
+	char pid[16], *second;
+	struct run r;
+	pid_t tid;
+
+	ASSERT_NE(NULL, a.spinner.domain);
+	if (!ut_is_kmod(a.spinner.domain))
+		SKIP(return, "the counters of the signal backend stay inside the program");
+	ASSERT_EQ(0, ut_spinner_start(&a.spinner));
+	tid = upreempt_thread_tid(a.spinner.thread);
+	ASSERT_EQ(0, pthread_create(&asker, NULL, ask_all_the_time, &a));
+	ASSERT_TRUE(UT_UNTIL(a.asked > 0));
+	snprintf(pid, sizeof(pid), "%d", getpid());
+	r = run("stat", "-p", pid, "-c", "2", "-i", "1", "--json", NULL);
+	a.quit = true;
+	EXPECT_EQ(0, pthread_join(asker, NULL));
+	ASSERT_EQ(0, r.status) TH_LOG("%s", r.err);
+	EXPECT_STREQ("", r.err);
+
+	/* a line for each look */
+	ASSERT_EQ(2, occurrences(r.out, "\n")) TH_LOG("%s", r.out);
+	second = strchr(r.out, '\n');
+	*second++ = 0;
+	EXPECT_TRUE(is_json(r.out));
+	EXPECT_TRUE(is_json(second));
+	EXPECT_LT(json_number(r.out, "ns") + (long long)UT_SEC / 2, json_number(second, "ns"));
+	thread[0] = json_thread(r.out, tid);
+	thread[1] = json_thread(second, tid);
+	ASSERT_NE(NULL, thread[0]) TH_LOG("%s", r.out);
+	ASSERT_NE(NULL, thread[1]) TH_LOG("%s", second);
+	for (unsigned int i = 0; i < 3; i++) {
+		long long before = json_number(thread[0], growing[i]);
+		long long after = json_number(thread[1], growing[i]);
+
+		EXPECT_LT(0, before);
+		EXPECT_LT(before, after) TH_LOG("%s", growing[i]);
+		EXPECT_GE((long long)a.asked, after);
+	}
+	EXPECT_EQ(0, json_number(thread[1], "REDIRECT"));
+	EXPECT_EQ(0, json_number(thread[1], "held"));
+	EXPECT_EQ(0, a.wrong);
+	done(&r);
+
+	/* without the program's own counters there is nothing to show, and that is said */
+	EXPECT_EQ(0, ut_spinner_stop(&a.spinner));
+	upreempt_domain_close(a.spinner.domain);
+	r = run("stat", "-p", pid, "-c", "1", NULL);
+	EXPECT_EQ(1, r.status);
+	EXPECT_TRUE(one_line(r.err));
+	EXPECT_NE(NULL, strstr(r.err, "no domain of the module")) TH_LOG("said: %s", r.err);
+	done(&r);
+}
+
 FIXTURE(long_run) {};
 FIXTURE_SETUP(long_run) {}
 FIXTURE_TEARDOWN(long_run) {}
@@ -347,6 +453,89 @@ TEST_F_TIMEOUT(long_run, latency_sees_every_stage, 90)
 TEST_F_TIMEOUT(long_run, latency_sees_every_stage_without_btf, 90)
 {
 	sees_every_stage(_metadata, true);
+}
+
+/* ---- pinned maps ------------------------------------------------------------ */
+
+#define PINNED	"/sys/fs/bpf/upreempt-selftest"
+
+static void unpin(void)
+{
+	unlink(PINNED "/upreempt_latency");
+	unlink(PINNED "/upreempt_deferrals");
+	rmdir(PINNED);
+}
+
+/* bpftool, which Debian keeps where a plain user's PATH does not look */
+static struct run bpftool_dump(const char *map)
+{
+	char line[200];
+
+	snprintf(line, sizeof(line), "PATH=$PATH:/usr/sbin:/sbin exec bpftool map dump pinned %s",
+		 map);
+	return run_argv((char *[]){ "/bin/sh", "-c", line, NULL });
+}
+
+#define EXPECT_SHOWS(r, text)						\
+	do {								\
+		EXPECT_NE(NULL, strstr((r).out, text)) {		\
+			TH_LOG("no %s in %s%s", text, (r).out, (r).err); \
+		}							\
+	} while (0)
+
+TEST_F_TIMEOUT(long_run, latency_pins_maps_that_bpftool_reads, 90)
+{
+	static const char *const fields[] = { "\"stage\": ", "\"kind\": ", "\"outcome\": " };
+	struct run r;
+	unsigned int i;
+
+	if (geteuid() || strcmp(backend(), "kmod"))
+		SKIP(return, "BPF needs root, deferrals the module");
+	unpin();
+	r = run("latency", "--json", "-d", "60", "-P", PINNED, "--", tool(), "demo", "--backend",
+		"kmod", "-n", "50", NULL);
+	ASSERT_EQ(0, r.status) TH_LOG("%s", r.err);
+	EXPECT_TRUE(is_json(r.out)) TH_LOG("%s", r.out);
+	EXPECT_SHOWS(r, "\"pinned\": \"" PINNED "\"");
+	done(&r);
+	/* they are still there, with names from their types */
+	r = bpftool_dump(PINNED "/upreempt_latency");
+	if (r.status == 127) {
+		unpin();
+		SKIP(return, "there is no bpftool");
+	}
+	EXPECT_EQ(0, r.status) TH_LOG("%s", r.err);
+	for (i = 0; i < 3; i++)
+		EXPECT_SHOWS(r, fields[i]);
+	EXPECT_SHOWS(r, "UPREEMPT_REDIRECT");
+	EXPECT_SHOWS(r, "UPREEMPT_LANDED");
+	done(&r);
+	r = bpftool_dump(PINNED "/upreempt_deferrals");
+	EXPECT_EQ(0, r.status) TH_LOG("%s", r.err);
+	done(&r);
+	EXPECT_EQ(0, unlink(PINNED "/upreempt_latency"));
+	EXPECT_EQ(0, unlink(PINNED "/upreempt_deferrals"));
+	EXPECT_EQ(0, rmdir(PINNED));
+}
+
+/* Nothing is left of an attempt to pin where maps cannot be */
+TEST_F_TIMEOUT(long_run, latency_pins_in_bpf_file_systems_only, 30)
+{
+	char dir[] = "/tmp/upreempt-pin-XXXXXX", sub[64];
+	struct run r;
+
+	if (geteuid() || strcmp(backend(), "kmod"))
+		SKIP(return, "BPF needs root");
+	ASSERT_NE(NULL, mkdtemp(dir));
+	snprintf(sub, sizeof(sub), "%s/pins", dir);
+	r = run("latency", "-d", "1", "-P", sub, NULL);
+	EXPECT_EQ(1, r.status);
+	EXPECT_STREQ("", r.out);
+	EXPECT_TRUE(one_line(r.err)) TH_LOG("said: %s", r.err);
+	EXPECT_NE(NULL, strstr(r.err, "must lie in a bpf file system")) TH_LOG("%s", r.err);
+	EXPECT_NE(0, access(sub, F_OK));
+	EXPECT_EQ(0, rmdir(dir));
+	done(&r);
 }
 
 TEST_HARNESS_MAIN

@@ -44,7 +44,8 @@ int upreempt_kmod_probe(struct upreempt_query *q, char *why, size_t why_size)
 	if (ioctl(fd, UPREEMPT_IOC_QUERY, q)) {
 		ret = errno == ENOTTY || errno == EINVAL || errno == E2BIG ? -EPROTO : -errno;
 		snprintf(why, why_size, "%s does not answer QUERY (%s): another device, or a "
-			 "module of another version", UPREEMPT_DEVICE, strerror(errno));
+			 "module of another version; insmod this library's upreempt.ko",
+			 UPREEMPT_DEVICE, strerror(errno));
 		close(fd);
 		return ret;
 	}

@@ -31,7 +31,6 @@ int upreempt_choose(enum upreempt_backend wanted, enum upreempt_backend *chosen,
 		    size_t why_size)
 {
 	struct upreempt_query query;
-	char reason[120];
 	int fd, ret;
 
 	*chosen = wanted;
@@ -48,11 +47,10 @@ int upreempt_choose(enum upreempt_backend wanted, enum upreempt_backend *chosen,
 		snprintf(why, why_size, "UPREEMPT_BACKEND=%s", upreempt_backend_name(*chosen));
 		return 0;
 	}
-	fd = upreempt_kmod_probe(&query, reason, sizeof(reason));
+	fd = upreempt_kmod_probe(&query, why, why_size);
 	if (fd >= 0)
 		close(fd);
 	*chosen = fd >= 0 ? UPREEMPT_BACKEND_KMOD : UPREEMPT_BACKEND_SIGNAL;
-	snprintf(why, why_size, "%s", reason);
 	return 0;
 }
 

@@ -101,7 +101,8 @@ struct upreempt_domain_opts {
  * Make a domain. opts may be NULL.
  * -EINVAL: bad option. -ENOENT: KMOD asked for and no module is loaded.
  * -EACCES: /dev/upreempt may not be opened by this user. -EPROTO: the module
- * speaks another ABI. -ENOMEM. -EBUSY: the signal has another handler.
+ * speaks another ABI, or the device is another one. -ENOMEM. -EBUSY: the signal
+ * has another handler.
  */
 UPREEMPT_API int upreempt_domain_open(const struct upreempt_domain_opts *opts,
 				      struct upreempt_domain **domain);
