@@ -112,11 +112,51 @@ TEST_F(world, bad_arguments)
 	EXPECT_EQ(-EFAULT, raw_ioctl(self->r.fd, UPREEMPT_IOC_WORLD_STOP, NULL));
 	EXPECT_EQ(-EPERM, raw_world_start(&self->r));
 	EXPECT_EQ(-EINVAL, raw_ioctl(self->r.fd, UPREEMPT_IOC_WORLD_START, (void *)1));
-	/* a report that cannot be written stops nobody */
-	bad = w;
 	ASSERT_EQ(0, raw_world_stop(&self->r, 0, 0, 0, &w));
 	ASSERT_EQ(0, raw_world_start(&self->r));
 	EXPECT_EQ(-EPERM, raw_world_start(&self->r));
+}
+
+/* A report that cannot be written stops nobody, and undoes no stop that was in force before. */
+TEST_F(world, report_cannot_be_written)
+{
+	struct upreempt_world *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE,
+					   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct raw_target spin, rd;
+	struct upreempt_world w;
+
+	ASSERT_NE(MAP_FAILED, page);
+	page->size = sizeof(*page);
+	ASSERT_EQ(0, mprotect(page, 4096, PROT_READ));
+	ASSERT_EQ(0, raw_spinner(&spin, &self->r, RAW_NO_LANDING));
+	ASSERT_EQ(0, raw_reader(&rd, &self->r, RAW_NO_LANDING));
+	for (uint64_t i = 1; i <= 20; i++) {
+		EXPECT_EQ(-EFAULT, raw_ioctl(self->r.fd, UPREEMPT_IOC_WORLD_STOP, page));
+		EXPECT_EQ(-EPERM, raw_world_start(&self->r));
+		ASSERT_TRUE(raw_target_moves(&spin));
+		ASSERT_EQ(1, write(rd.pipe[1], "x", 1));
+		ASSERT_TRUE(RAW_UNTIL(rd.count == i));
+	}
+	/* nested */
+	ASSERT_EQ(0, raw_world_stop(&self->r, 0, 0, 5000, &w));
+	EXPECT_EQ(-EFAULT, raw_ioctl(self->r.fd, UPREEMPT_IOC_WORLD_STOP, page));
+	EXPECT_FALSE(raw_any_move(&spin, 1, 1000));
+	ASSERT_EQ(0, raw_world_start(&self->r));
+	EXPECT_EQ(-EPERM, raw_world_start(&self->r));
+	EXPECT_TRUE(raw_target_moves(&spin));
+	/* the report of a stop that was undone already */
+	self->r.slots[spin.slot].nopreempt = 1;
+	ASSERT_EQ(0, mprotect(page, 4096, PROT_READ | PROT_WRITE));
+	page->flags = UPREEMPT_WORLD_ALL;
+	page->deadline_ns = raw_in(20);
+	ASSERT_EQ(0, mprotect(page, 4096, PROT_READ));
+	EXPECT_EQ(-EFAULT, raw_ioctl(self->r.fd, UPREEMPT_IOC_WORLD_STOP, page));
+	self->r.slots[spin.slot].nopreempt = 0;
+	EXPECT_EQ(-EPERM, raw_world_start(&self->r));
+	EXPECT_TRUE(raw_target_moves(&spin));
+	EXPECT_EQ(0, raw_target_stop(&spin));
+	EXPECT_EQ(0, spin.wrong);
+	EXPECT_EQ(0, raw_reader_stop(&rd));
 }
 
 TEST_F(world, empty_domain_and_deadline_in_the_past)
