@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: LGPL-2.1 OR MIT
-/* Proves M4, M11, U10, U19: stopping the world, what the report says, and whose world it is. */
+/* Proves M4, M11, U10, U19, P18: stopping the world, what the report says, and whose world it is. */
 #include "kselftest_harness.h"
 #include <asm/processor-flags.h>
+#include <linux/io_uring.h>
 #include <signal.h>
 #include <sys/wait.h>
 #include "../include/raw_world.h"
@@ -286,6 +287,32 @@ TEST_F(world, unregistered_threads_are_counted)
 	ASSERT_TRUE(RAW_UNTIL(!raw_world_stop(&self->r, UPREEMPT_WORLD_REGISTERED, 0, 1000, &w)));
 	EXPECT_EQ(0, w.unregistered);
 	ASSERT_EQ(0, raw_world_start(&self->r));
+	EXPECT_EQ(0, raw_target_stop(&t));
+}
+
+/* A kernel thread of the program's, as io_uring has them: it runs no user code, and counts. */
+TEST_F(world, kernel_thread_of_an_io_uring)
+{
+	struct io_uring_params params = { .flags = IORING_SETUP_SQPOLL, .sq_thread_idle = 60000 };
+	int fd = syscall(SYS_io_uring_setup, 4, &params);
+	struct upreempt_world w;
+	struct raw_target t;
+
+	if (fd < 0)
+		SKIP(return, "no io_uring: %s", strerror(errno));
+	ASSERT_EQ(0, raw_spinner(&t, &self->r, RAW_NO_LANDING));
+	for (int i = 0; i < 20; i++) {
+		ASSERT_EQ(0, raw_world_stop(&self->r, 0, 0, 5000, &w));
+		EXPECT_TRUE(raw_world_ok(&w));
+		EXPECT_EQ(1, w.threads);
+		EXPECT_EQ(1, w.unregistered);
+		EXPECT_EQ(0, w.stragglers);
+		EXPECT_FALSE(raw_any_move(&t, 1, 500));
+		ASSERT_EQ(0, raw_world_start(&self->r));
+	}
+	EXPECT_EQ(-EBUSY, raw_world_stop(&self->r, UPREEMPT_WORLD_REGISTERED, 0, 5000, &w));
+	EXPECT_TRUE(raw_target_moves(&t));
+	close(fd);
 	EXPECT_EQ(0, raw_target_stop(&t));
 }
 
