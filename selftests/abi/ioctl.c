@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: LGPL-2.1 OR MIT
 /* Proves R10, S1, G21: every ioctl refuses each bad argument with its exact errno. */
 #include "kselftest_harness.h"
-#include "../include/raw_target.h"
+#include <limits.h>
+#include "../include/raw_world.h"
 
 #define NR_SLOTS	4
 #define NR_EVENTS	16
@@ -69,6 +70,8 @@ union any {
 	struct upreempt_eventfd eventfd;
 	struct upreempt_stats stats;
 	struct upreempt_code_add code;
+	struct upreempt_world world;
+	struct upreempt_xstate xstate;
 	unsigned char bytes[8192];
 };
 
@@ -91,6 +94,8 @@ static const struct command {
 	{ "STATS", UPREEMPT_IOC_STATS, sizeof(struct upreempt_stats), true },
 	{ "CODE_ADD", UPREEMPT_IOC_CODE_ADD, sizeof(struct upreempt_code_add), true },
 	{ "CODE_REMOVE", UPREEMPT_IOC_CODE_REMOVE, sizeof(struct upreempt_code_remove), true },
+	{ "WORLD_STOP", UPREEMPT_IOC_WORLD_STOP, sizeof(struct upreempt_world), true },
+	{ "XSTATE", UPREEMPT_IOC_XSTATE, sizeof(struct upreempt_xstate), true },
 };
 
 #define NR_COMMANDS	(sizeof(commands) / sizeof(commands[0]))
@@ -116,16 +121,19 @@ static void valid(union any *a, const struct command *c, uint32_t other)
 		a->code.base = 0x1000;
 		a->code.len = 0x1000;
 		a->code.cls = UPREEMPT_CODE_SAFE;
+	} else if (c->cmd == UPREEMPT_IOC_XSTATE) {
+		a->xstate.slot = other;
 	}
 }
 
 TEST_F(dev, size_too_small)
 {
-	static const uint32_t sizes[] = { 0, 1, 3 };
 	union any a;
 
 	for (size_t i = 0; i < NR_COMMANDS; i++) {
-		for (size_t j = 0; j < 3; j++) {
+		const uint32_t sizes[] = { 0, 1, 3, commands[i].size - 1 };
+
+		for (size_t j = 0; j < sizeof(sizes) / sizeof(sizes[0]); j++) {
 			valid(&a, &commands[i], self->other.slot);
 			a.size = sizes[j];
 			EXPECT_EQ(-EINVAL, raw_ioctl(self->r.fd, commands[i].cmd, &a)) {
@@ -133,6 +141,7 @@ TEST_F(dev, size_too_small)
 			}
 		}
 	}
+	EXPECT_EQ(-EPERM, raw_world_start(&self->r));
 }
 
 TEST_F(dev, larger_with_data_in_the_tail)
@@ -152,7 +161,14 @@ TEST_F(dev, larger_with_data_in_the_tail)
 		EXPECT_EQ(-E2BIG, raw_ioctl(self->r.fd, commands[i].cmd, &a)) {
 			TH_LOG("%s", commands[i].name);
 		}
+		/* larger than a page, whatever is in it */
+		valid(&a, &commands[i], self->other.slot);
+		a.size = 4097;
+		EXPECT_EQ(-E2BIG, raw_ioctl(self->r.fd, commands[i].cmd, &a)) {
+			TH_LOG("%s", commands[i].name);
+		}
 	}
+	EXPECT_EQ(-EPERM, raw_world_start(&self->r));
 }
 
 /* The same answer as with the exact size; nothing is written behind it. */
@@ -177,6 +193,10 @@ TEST_F(dev, larger_with_zero_tail)
 		}
 		EXPECT_NE(-E2BIG, larger);
 		EXPECT_TRUE(all_zero(b.bytes + commands[i].size, 64));
+		if (commands[i].cmd == UPREEMPT_IOC_WORLD_STOP) {
+			EXPECT_EQ(0, raw_world_start(&self->r));
+			EXPECT_EQ(0, raw_world_start(&self->r));
+		}
 	}
 }
 
@@ -218,10 +238,13 @@ TEST_F(dev, answer_cannot_be_written)
 				   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	struct upreempt_register reg = raw_register_arg();
 	struct raw fresh = { .fd = raw_open() };
+	struct upreempt_event e;
 	union any a;
 
 	ASSERT_NE(MAP_FAILED, page);
 	ASSERT_LE(0, fresh.fd);
+	/* XSTATE answers nothing about a thread that nobody holds */
+	ASSERT_EQ(0, raw_ask(&self->r, self->other.slot, UPREEMPT_STOP, 0, &e));
 	for (size_t i = 0; i < NR_COMMANDS; i++) {
 		const struct command *c = &commands[i];
 		int fd = self->r.fd;
@@ -247,6 +270,12 @@ TEST_F(dev, answer_cannot_be_written)
 	EXPECT_EQ(0, raw_ioctl(self->r.fd, UPREEMPT_IOC_CODE_ADD, &a)) {
 		TH_LOG("the refused CODE_ADD left an area");
 	}
+	EXPECT_EQ(-EPERM, raw_world_start(&self->r)) {
+		TH_LOG("the refused WORLD_STOP left a stop");
+	}
+	EXPECT_EQ(0, raw_release(&self->r, self->other.slot, e.seq));
+	ASSERT_EQ(1, write(self->other.pipe[1], "x", 1));
+	EXPECT_TRUE(RAW_UNTIL(self->other.count == 1));
 	close(fresh.fd);
 }
 
@@ -384,6 +413,7 @@ TEST_F(dev, before_setup)
 	struct upreempt_query q;
 	struct upreempt_event e;
 	struct upreempt_stats s;
+	struct upreempt_world w;
 
 	ASSERT_LE(0, f.fd);
 	EXPECT_EQ(0, raw_query(f.fd, &q));
@@ -395,6 +425,20 @@ TEST_F(dev, before_setup)
 	EXPECT_EQ(-ENXIO, raw_release(&f, 0, 1));
 	EXPECT_EQ(-ENXIO, raw_check(&f, 0));
 	EXPECT_EQ(-ENXIO, raw_stats(&f, UPREEMPT_ALL_SLOTS, &s));
+	EXPECT_EQ(-ENXIO, raw_poll(&f, 0));
+	EXPECT_EQ(-ENXIO, raw_world_stop(&f, 0, 0, 1000, &w));
+	EXPECT_EQ(-ENXIO, raw_world_start(&f));
+	EXPECT_EQ(-ENXIO, raw_ioctl(f.fd, UPREEMPT_IOC_WORLD_START, (void *)1));
+	for (size_t i = 0; i < NR_COMMANDS; i++) {
+		union any a;
+
+		if (commands[i].cmd == UPREEMPT_IOC_QUERY || commands[i].cmd == UPREEMPT_IOC_SETUP)
+			continue;
+		valid(&a, &commands[i], 0);
+		EXPECT_EQ(-ENXIO, raw_ioctl(f.fd, commands[i].cmd, &a)) {
+			TH_LOG("%s", commands[i].name);
+		}
+	}
 	close(f.fd);
 }
 
@@ -432,12 +476,15 @@ TEST_F(dev, register_arguments)
 	BAD(reg.landing_end = reg.landing - 1);
 	BAD(reg.landing_end = reg.landing);
 	BAD(reg.landing_end = 0);
+	BAD(reg.landing = 0);
 	BAD(reg.landing_end = reg.landing + q.landing_max + 1);
 	BAD(reg.landing_end = ~0ULL);
 	BAD(reg.stack_lo = 0x20000; reg.stack_hi = 0x10000);
 	BAD(reg.stack_lo = 0x20000; reg.stack_hi = 0x20000);
 	BAD(reg.stack_lo = 0x20000; reg.stack_hi = 0);
 	BAD(reg.stack_lo = 0x20000; reg.stack_hi = KERNEL_ADDRESS);
+	BAD(reg.stack_lo = 0x20000; reg.stack_hi = 0x30000; reg.stack_need = 0x10001);
+	BAD(reg.stack_lo = 0x20000; reg.stack_hi = 0x30000; reg.stack_need = ~0U);
 #undef BAD
 	/* none of them was half done */
 	reg = good;
@@ -519,6 +566,17 @@ TEST_F(dev, check_arguments)
 	EXPECT_EQ(-ESRCH, raw_check(&self->r, NR_SLOTS - 1));
 	EXPECT_EQ(-EINVAL, raw_check(&self->r, NR_SLOTS));
 	EXPECT_EQ(-EINVAL, raw_check(&self->r, ~0U));
+}
+
+TEST_F(dev, poll_arguments)
+{
+	EXPECT_EQ(0, raw_poll(&self->r, self->slot));
+	EXPECT_EQ(-EPERM, raw_poll(&self->r, self->other.slot));
+	EXPECT_EQ(-ESRCH, raw_poll(&self->r, NR_SLOTS - 1));
+	EXPECT_EQ(-EINVAL, raw_poll(&self->r, NR_SLOTS));
+	EXPECT_EQ(-EINVAL, raw_poll(&self->r, ~0U));
+	ASSERT_EQ(0, raw_unregister(&self->r, self->slot));
+	EXPECT_EQ(-ESRCH, raw_poll(&self->r, self->slot));
 }
 
 /* -------- REQUEST, WAIT, CANCEL, RELEASE -------- */
@@ -653,7 +711,7 @@ TEST_F(dev, cancel_and_release_arguments)
 	EXPECT_EQ(-ENOENT, raw_release(&self->r, self->other.slot, e.seq));
 }
 
-/* -------- RESUME, EVENTFD, STATS, CHECK, unknown -------- */
+/* -------- RESUME, EVENTFD, STATS -------- */
 
 TEST_F(dev, resume_arguments)
 {
@@ -674,6 +732,8 @@ TEST_F(dev, resume_arguments)
 	BAD(resume.regs.rip = NON_CANONICAL);
 	BAD(resume.regs.rip = USER_END);
 	BAD(resume.regs.rip = ~0ULL);
+	BAD(resume.regs.reserved[0] = 1);
+	BAD(resume.regs.reserved[1] = 1ULL << 63);
 #undef BAD
 }
 
@@ -686,6 +746,10 @@ TEST_F(dev, eventfd_arguments)
 	ASSERT_EQ(0, pipe(pipefd));
 	EXPECT_EQ(0, raw_ioctl(self->r.fd, UPREEMPT_IOC_EVENTFD, &arg));
 	arg.fd = 1000;
+	EXPECT_EQ(-EBADF, raw_ioctl(self->r.fd, UPREEMPT_IOC_EVENTFD, &arg));
+	arg.fd = -2;
+	EXPECT_EQ(-EBADF, raw_ioctl(self->r.fd, UPREEMPT_IOC_EVENTFD, &arg));
+	arg.fd = INT_MIN;
 	EXPECT_EQ(-EBADF, raw_ioctl(self->r.fd, UPREEMPT_IOC_EVENTFD, &arg));
 	arg.fd = pipefd[0];
 	EXPECT_EQ(-EINVAL, raw_ioctl(self->r.fd, UPREEMPT_IOC_EVENTFD, &arg));
@@ -713,6 +777,105 @@ TEST_F(dev, stats_arguments)
 	EXPECT_TRUE(all_zero(&s.kinds[UPREEMPT_KIND_MAX], 8 * (8 - UPREEMPT_KIND_MAX)));
 	EXPECT_TRUE(all_zero(&s.deferrals[UPREEMPT_REASON_MAX], 8 * (48 - UPREEMPT_REASON_MAX)));
 }
+
+/* -------- WORLD_STOP, WORLD_START, XSTATE -------- */
+
+TEST_F(dev, world_arguments)
+{
+	const struct upreempt_world good = { .size = sizeof(good) };
+	struct upreempt_world w;
+	pid_t pid;
+
+#define BAD(change)							\
+	do {								\
+		w = good;						\
+		change;							\
+		EXPECT_EQ(-EINVAL, raw_ioctl(self->r.fd, UPREEMPT_IOC_WORLD_STOP, &w)) { \
+			TH_LOG("WORLD_STOP with " #change);		\
+		}							\
+	} while (0)
+	BAD(w.flags = UPREEMPT_WORLD_TRY << 1);
+	BAD(w.flags = 1U << 31);
+	BAD(w.flags = ~0U);
+	BAD(w.reserved = 1);
+	BAD(w.reserved = 1ULL << 63);
+	BAD(w.strategies = UPREEMPT_BY_RETURN << 1);
+	BAD(w.strategies = 1U << 31);
+	BAD(w.strategies = UPREEMPT_BY_AUTO | 1U << 31);
+	BAD(w.steps = UPREEMPT_STEPS_MAX + 1);
+	BAD(w.steps = ~0U);
+#undef BAD
+	/* none of them stopped anybody */
+	EXPECT_EQ(-EPERM, raw_world_start(&self->r));
+	EXPECT_EQ(-EINVAL, raw_ioctl(self->r.fd, UPREEMPT_IOC_WORLD_START, (void *)1));
+	EXPECT_EQ(-EINVAL, raw_ioctl(self->r.fd, UPREEMPT_IOC_WORLD_START, (void *)~0UL));
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid)
+		_exit(raw_world_stop(&self->r, 0, 0, 1000, &w) != -EPERM ||
+		      raw_world_start(&self->r) != -EPERM);
+	EXPECT_EQ(0, raw_reap(pid, RAW_LONG_MS));
+
+	w = good;
+	w.strategies = UPREEMPT_BY_AUTO;
+	w.steps = UPREEMPT_STEPS_MAX;
+	ASSERT_EQ(0, raw_ioctl(self->r.fd, UPREEMPT_IOC_WORLD_STOP, &w));
+	EXPECT_TRUE(raw_world_ok(&w));
+	EXPECT_EQ(1, w.blocked);
+	/* a bad argument is no start */
+	EXPECT_EQ(-EINVAL, raw_ioctl(self->r.fd, UPREEMPT_IOC_WORLD_START, (void *)1));
+	EXPECT_EQ(0, raw_world_start(&self->r));
+	EXPECT_EQ(-EPERM, raw_world_start(&self->r));
+}
+
+TEST_F(dev, xstate_arguments)
+{
+	static unsigned char state[65536];
+	struct upreempt_xstate x;
+	const struct upreempt_xstate good = {
+		.size = sizeof(good), .slot = self->other.slot,
+		.address = (uintptr_t)state, .room = sizeof(state),
+	};
+	struct upreempt_event e;
+	uint32_t bytes;
+
+#define BAD(error, change)						\
+	do {								\
+		x = good;						\
+		change;							\
+		EXPECT_EQ(-(error), raw_ioctl(self->r.fd, UPREEMPT_IOC_XSTATE, &x)) { \
+			TH_LOG("XSTATE with " #change);			\
+		}							\
+	} while (0)
+	BAD(EBUSY, (void)0);
+	BAD(EBUSY, x.slot = self->slot);
+	ASSERT_EQ(0, raw_ask(&self->r, self->other.slot, UPREEMPT_STOP, 0, &e));
+	BAD(EINVAL, x.reserved[0] = 1);
+	BAD(EINVAL, x.reserved[1] = 1ULL << 63);
+	BAD(EINVAL, x.slot = NR_SLOTS);
+	BAD(EINVAL, x.slot = ~0U);
+	BAD(ESRCH, x.slot = NR_SLOTS - 1);
+	BAD(EFAULT, x.address = 0);
+	BAD(EFAULT, x.address = KERNEL_ADDRESS);
+	BAD(EFAULT, x.address = NON_CANONICAL);
+	EXPECT_TRUE(all_zero(state, sizeof(state)));
+	BAD(ENOSPC, x.room = 0; x.address = 0);
+	bytes = x.bytes;
+	EXPECT_LE(512, bytes);
+	BAD(ENOSPC, x.room = bytes - 1);
+	EXPECT_EQ(bytes, x.bytes);
+	EXPECT_TRUE(all_zero(state, sizeof(state)));
+#undef BAD
+	x = good;
+	EXPECT_EQ(0, raw_ioctl(self->r.fd, UPREEMPT_IOC_XSTATE, &x));
+	EXPECT_EQ(bytes, x.bytes);
+	EXPECT_EQ(3, x.features & 3);		/* x87 and SSE are always there */
+	EXPECT_FALSE(all_zero(state, x.bytes));
+	EXPECT_TRUE(all_zero(state + x.bytes, sizeof(state) - x.bytes));
+	EXPECT_EQ(0, raw_release(&self->r, self->other.slot, e.seq));
+}
+
+/* -------- none -------- */
 
 TEST_F(dev, unknown_commands)
 {

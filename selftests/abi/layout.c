@@ -162,4 +162,30 @@ TEST(callers_with_32_bits)
 	}
 }
 
+/*
+ * The ioctl() of x32 programs has a number of its own. Where the kernel has no x32, or as Debian's
+ * only with syscall.x32=y, every such call is ENOSYS.
+ */
+TEST(callers_with_x32)
+{
+	const long x32 = 0x40000000, x32_ioctl = x32 | 514;
+	bool none = syscall(x32 | SYS_getpid) < 0;
+	struct upreempt_query q;
+	int fd = raw_open();
+
+	ASSERT_LE(0, fd);
+	TH_LOG("x32 system calls: %s", none ? "none" : "yes");
+	for (size_t i = 0; i < NR_NUMBERS; i++) {
+		q.size = _IOC_SIZE(numbers[i].have);
+		EXPECT_EQ(-1, syscall(x32_ioctl, fd, numbers[i].have, &q));
+		EXPECT_EQ(none ? ENOSYS : ENOTTY, errno) {
+			TH_LOG("command %zu", i);
+		}
+		/* that of 64-bit programs with the bit is no call */
+		EXPECT_EQ(-1, syscall(x32 | SYS_ioctl, fd, numbers[i].have, &q));
+		EXPECT_EQ(ENOSYS, errno);
+	}
+	close(fd);
+}
+
 RAW_TEST_MAIN

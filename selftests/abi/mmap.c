@@ -50,8 +50,27 @@ TEST_F(map, arguments)
 	EXPECT_EQ(-EINVAL, try_map(fd, size, RW | PROT_EXEC, MAP_SHARED, 0));
 	EXPECT_EQ(-EINVAL, try_map(fd, size, RW, MAP_PRIVATE, 0));
 	EXPECT_EQ(-EINVAL, try_map(fd, size, PROT_READ, MAP_PRIVATE, 0));
+	EXPECT_EQ(-EINVAL, try_map(fd, size, PROT_READ, MAP_SHARED, 0));
+	EXPECT_EQ(-EINVAL, try_map(fd, size, PROT_WRITE, MAP_SHARED, 0));
+	EXPECT_EQ(-EINVAL, try_map(fd, size, PROT_NONE, MAP_SHARED, 0));
 	/* none of them was half done */
 	EXPECT_EQ(0, raw_map(&self->r));
+}
+
+TEST_F(map, once_at_a_time)
+{
+	size_t size = self->r.setup.mmap_size;
+
+	ASSERT_EQ(0, raw_map(&self->r));
+	EXPECT_EQ(-EBUSY, try_map(self->r.fd, size, RW, MAP_SHARED, 0));
+	EXPECT_EQ(-EBUSY, try_map(self->r.fd, size, RW, MAP_SHARED, 0));
+	EXPECT_EQ(-EINVAL, try_map(self->r.fd, size, PROT_READ, MAP_SHARED, 0));
+	EXPECT_EQ(UPREEMPT_ABI_VERSION, self->r.header->abi_version);
+	ASSERT_EQ(0, munmap(self->r.map, self->r.size));
+	self->r.map = NULL;
+	EXPECT_EQ(0, try_map(self->r.fd, size, RW, MAP_SHARED, 0));
+	ASSERT_EQ(0, raw_map(&self->r));
+	EXPECT_EQ(UPREEMPT_ABI_VERSION, self->r.header->abi_version);
 }
 
 TEST_F(map, before_setup)

@@ -181,6 +181,21 @@ TEST_F(table, areas_one_by_one)
 	EXPECT_EQ(id, a.id);
 	EXPECT_NE(0, raw_declare(&self->r, somewhere + 0x1000, somewhere + 0x2000,
 				 UPREEMPT_CODE_SAFE));
+#define BAD(error, ...)								\
+	do {									\
+		struct upreempt_code_remove rm = { .size = sizeof(rm), .id = id, __VA_ARGS__ }; \
+		EXPECT_EQ(-(error), raw_ioctl(self->r.fd, UPREEMPT_IOC_CODE_REMOVE, &rm)) { \
+			TH_LOG("CODE_REMOVE with " #__VA_ARGS__);		\
+		}								\
+	} while (0)
+	BAD(EINVAL, .flags = 1);
+	BAD(EINVAL, .flags = 1U << 31);
+	BAD(EINVAL, .reserved32 = 1);
+	BAD(EINVAL, .reserved32 = 1U << 31);
+#undef BAD
+	/* it is there still */
+	a.replace = 0;
+	EXPECT_EQ(-EEXIST, raw_code_add(&self->r, &a));
 	EXPECT_EQ(-ENOENT, raw_code_remove(&self->r, 0, NULL));
 	EXPECT_EQ(-ENOENT, raw_code_remove(&self->r, 1ULL << 40, NULL));
 	EXPECT_EQ(0, raw_code_remove(&self->r, id, NULL));

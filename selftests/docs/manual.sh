@@ -34,9 +34,9 @@ functions() {
 
 commands() {
 	local name
-	for name in $(grep -oE 'define UPREEMPT_IOC_[A-Z]+' "$uapi" | sed 's/define //' | grep -v MAGIC); do
-		grep -q "$name" Documentation/userspace-api/device.rst || echo "$name is not in device.rst"
-		grep -q "$name" Documentation/man/upreempt.4 || echo "$name is not in upreempt.4"
+	for name in $(grep -oE 'define UPREEMPT_IOC_[A-Z_]+' "$uapi" | sed 's/define //' | grep -v MAGIC); do
+		grep -qw "$name" Documentation/userspace-api/device.rst || echo "$name is not in device.rst"
+		grep -qw "$name" Documentation/man/upreempt.4 || echo "$name is not in upreempt.4"
 	done
 }
 
@@ -90,6 +90,14 @@ tests() {
 	done
 }
 
+# Each pitfall has a row, and each mechanism and pain that is spoken of.
+named() {
+	local id
+	for id in P{1..31} $(grep -oE '\b[MU][0-9]+\b' Documentation/testing.rst | sort -u); do
+		grep -qE "^   \* - $id\$" Documentation/testing.rst || echo "testing.rst has no row $id"
+	done
+}
+
 rows() {
 	local id
 	for id in $(grep -hE -A 4 'Prove[sd] ' selftests/*/*.c selftests/*/*.cc selftests/*/*.sh |
@@ -113,6 +121,7 @@ check "every field of the ABI is described" fields
 check "every tracepoint is described" tracepoints
 check "every guard of the test build is described" guards
 check "every test that a document names exists" tests
+check "every row that there must be is there" named
 check "every row that a test cites is explained" rows
 if command -v sphinx-build >/dev/null; then
 	check "sphinx-build -W" sphinx

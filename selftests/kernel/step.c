@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1 OR MIT
 /*
- * Proves M19, P12, S8: single steps bring a thread out of code that is not safe to the first
+ * Proves M19, P12, P31, S8: single steps bring a thread out of code that is not safe to the first
  * instruction that is, and nothing of them can be seen by the program, its signal handlers, or
  * whoever else makes use of the trap flag.
  */
