@@ -187,8 +187,11 @@ TEST_F_TIMEOUT(ret, out_of_memset, 120)
 	struct upreempt_event e;
 
 	ASSERT_EQ(0, start(&self->t, &self->r, &self->arg));
-	/* The control: by trying again it is not found at one instruction of so many. */
-	ASSERT_EQ(UPREEMPT_UNSAFE, ask(&self->r, self->t.slot, UPREEMPT_STOP, 0, 200, &e));
+	/* The control: by trying again it is found at one instruction of so many by luck only. */
+	for (int i = 0; i < 10; i++)
+		if (ask(&self->r, self->t.slot, UPREEMPT_STOP, 0, 200, &e) != UPREEMPT_LANDED)
+			break;
+	ASSERT_EQ(UPREEMPT_UNSAFE, e.outcome);
 	EXPECT_EQ(0, e.strategy);
 	for (uint64_t i = 0; i < n; i++) {
 		uint32_t strategies = i & 1 ? UPREEMPT_BY_RETURN : UPREEMPT_BY_AUTO;
