@@ -302,12 +302,15 @@ TEST_F_TIMEOUT(ret, no_register_free, 120)
 	ASSERT_EQ(0, start(&self->t, &self->r, &self->arg));
 	n = own_breakpoints(self->t.tid, fds);
 	ASSERT_EQ(REGISTERS, n);
-	ASSERT_EQ(UPREEMPT_UNSAFE, ask(&self->r, self->t.slot, UPREEMPT_STOP, UPREEMPT_BY_RETURN,
-				       300, &e));
-	EXPECT_EQ(UPREEMPT_R_NO_RETURN, e.reason);
-	ASSERT_EQ(UPREEMPT_UNSAFE, ask(&self->r, self->t.slot, UPREEMPT_STOP, UPREEMPT_BY_AUTO,
-				       300, &e));
-	EXPECT_NE(0, e.steps);
+	/* or found by luck */
+	if (ask(&self->r, self->t.slot, UPREEMPT_STOP, UPREEMPT_BY_RETURN, 300, &e) !=
+	    UPREEMPT_LANDED) {
+		EXPECT_EQ(UPREEMPT_UNSAFE, e.outcome);
+		EXPECT_EQ(UPREEMPT_R_NO_RETURN, e.reason);
+	}
+	if (ask(&self->r, self->t.slot, UPREEMPT_STOP, UPREEMPT_BY_AUTO, 300, &e) !=
+	    UPREEMPT_LANDED)
+		EXPECT_NE(0, e.steps);
 	own_breakpoints_end(fds, n);
 	ASSERT_EQ(UPREEMPT_LANDED, ask(&self->r, self->t.slot, UPREEMPT_STOP, UPREEMPT_BY_RETURN,
 				       RAW_LONG_MS, &e));
@@ -542,9 +545,12 @@ TEST_F_TIMEOUT(ret, many_words, 120)
 	EXPECT_EQ((uintptr_t)call_back, e.regs.rip);
 	words_used = WORDS;
 	ASSERT_TRUE(RAW_UNTIL(self->arg.turns > 5));
-	ASSERT_EQ(UPREEMPT_UNSAFE, ask(&self->r, self->t.slot, UPREEMPT_STOP, UPREEMPT_BY_RETURN,
-				       300, &e));
-	EXPECT_EQ(UPREEMPT_R_NO_RETURN, e.reason);
+	/* or found by luck */
+	if (ask(&self->r, self->t.slot, UPREEMPT_STOP, UPREEMPT_BY_RETURN, 300, &e) !=
+	    UPREEMPT_LANDED) {
+		EXPECT_EQ(UPREEMPT_UNSAFE, e.outcome);
+		EXPECT_EQ(UPREEMPT_R_NO_RETURN, e.reason);
+	}
 	EXPECT_EQ(0, stop(&self->t));
 	EXPECT_EQ(0, self->arg.wrong);
 }
