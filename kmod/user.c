@@ -100,7 +100,7 @@ static bool up_user_is_over(const struct up_user *u)
 	unsigned long now = jiffies;
 
 	return rate && READ_ONCE(u->window) == now &&
-	       (unsigned int)atomic_read(&u->sent) >= DIV_ROUND_UP(rate, HZ);
+	       (unsigned int)atomic_read(&u->sent) > rate / HZ;
 }
 
 /**

@@ -48,24 +48,6 @@ TEST(memory_of_a_user)
 	ASSERT_EQ(0, raw_param("user_mb", 1024));
 }
 
-static uint64_t paced(const struct raw *r)
-{
-	char path[64], line[256], *word;
-	uint64_t n = 0;
-	FILE *f;
-
-	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", r->fd);
-	f = fopen(path, "r");
-	while (f && fgets(line, sizeof(line), f)) {
-		word = strstr(line, " paced ");
-		if (word)
-			n = strtoull(word + 7, NULL, 10);
-	}
-	if (f)
-		fclose(f);
-	return n;
-}
-
 /* One a jiffy: who asks for more is late, and nothing is lost. */
 TEST(interrupts_of_a_user)
 {
@@ -82,9 +64,9 @@ TEST(interrupts_of_a_user)
 	ASSERT_EQ(0, raw_param("ipi_rate", 1));
 	for (int world = 0; world < 2; world++) {
 		ASSERT_EQ(0, raw_stats(&r, t.slot, &s));
-		before = paced(&r);
+		before = raw_domain_word(&r, "paced");
 		begin = raw_now();
-		for (n = 0; paced(&r) < before + 10;) {
+		for (n = 0; raw_domain_word(&r, "paced") < before + 10;) {
 			ASSERT_GT(begin + RAW_LONG_MS * 1000000ULL, raw_now());
 			if (world) {
 				ASSERT_EQ(0, raw_world_stop(&r, 0, 0, RAW_LONG_MS, &w));
@@ -107,10 +89,10 @@ TEST(interrupts_of_a_user)
 	}
 	/* and without a limit nobody waits */
 	ASSERT_EQ(0, raw_param("ipi_rate", 0));
-	before = paced(&r);
+	before = raw_domain_word(&r, "paced");
 	for (int i = 0; i < 1000; i++)
 		ASSERT_EQ(0, raw_ask(&r, t.slot, UPREEMPT_SAMPLE, 0, &e));
-	EXPECT_EQ(before, paced(&r));
+	EXPECT_EQ(before, raw_domain_word(&r, "paced"));
 	ASSERT_EQ(0, raw_param("ipi_rate", 1000000));
 	EXPECT_EQ(0, raw_target_stop(&t));
 	raw_close(&r);

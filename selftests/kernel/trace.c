@@ -21,28 +21,12 @@ FIXTURE(trace) {
 	char begin[256], last[1024];	/* what records have to begin with; the last that did */
 };
 
-static unsigned int domain_number(int fd)
-{
-	char path[64], line[1024];
-	unsigned int number = 0;
-	FILE *f;
-
-	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
-	f = fopen(path, "r");
-	while (f && fgets(line, sizeof(line), f))
-		if (sscanf(line, "upreempt-domain %u ", &number) == 1)
-			break;
-	if (f)
-		fclose(f);
-	return number;
-}
-
 FIXTURE_SETUP(trace)
 {
 	memset(self, 0, sizeof(*self));
 	raw_params_reset();
 	ASSERT_EQ(0, raw_domain(&self->r, 8, 16));
-	self->domain = domain_number(self->r.fd);
+	self->domain = raw_domain_word(&self->r, "upreempt-domain");
 	ASSERT_NE(0, self->domain);
 	self->traced = !access(RAW_TRACEFS "/events/upreempt", F_OK);
 	if (self->traced)
