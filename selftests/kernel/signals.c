@@ -268,7 +268,7 @@ TEST_F(sig, stop_holds_at_the_handlers_first_instruction)
 TEST_F_TIMEOUT(sig, frame_half_written, 120)
 {
 	struct sigaction sa = { .sa_sigaction = on_signal, .sa_flags = SA_SIGINFO };
-	uint64_t n = raw_scale(4000), blocked = 0;
+	uint64_t n = raw_scale(4000), blocked = 0, end = raw_in(40000);
 	struct raw_preempter preempter;
 	struct upreempt_event e;
 	struct raw_target t;
@@ -281,7 +281,7 @@ TEST_F_TIMEOUT(sig, frame_half_written, 120)
 	ASSERT_EQ(0, raw_spinner(&t, &self->r, RAW_NO_LANDING));
 	ASSERT_EQ(0, raw_preempt(&preempter, t.tid));
 	ASSERT_EQ(0, raw_param("inject_hook_end_delay_us", 100));
-	for (uint64_t i = 0; i < n; i++) {
+	for (uint64_t i = 0; i < n && raw_now() < end; i++) {
 		uint64_t seq, before = handled;
 
 		ASSERT_EQ(0, raw_post(&self->r, t.slot, UPREEMPT_STOP, 0, 0, &seq));
